@@ -1,0 +1,67 @@
+package upgraders
+
+import (
+	"bytes"
+	"errors"
+	"os"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// reasons maps errors to the closed set of values of the label `reason`. The
+// first match wins, so what is more exact stands first.
+var reasons = []struct {
+	err    error
+	reason string
+}{
+	{ErrInjection, "injection"},
+	{ErrHTTP, "http"},
+	{wire.ErrClientHello, "client_hello"},
+	{wire.ErrTooLong, "too_long"},
+	{wire.ErrBareNewline, "bare_newline"},
+	{wire.ErrNUL, "nul"},
+	{wire.ErrBudget, "budget"},
+	{ErrEarlyTalk, "early_talk"},
+	{ErrLiteral, "literal"},
+	{ErrNeedsTLS, "tls_required"},
+	{ErrTooMany, "errors"},
+	{ErrSyntax, "syntax"},
+	{ErrLimit, "limit"},
+	{wire.ErrShutdown, "shutdown"},
+	{os.ErrDeadlineExceeded, "timeout"},
+}
+
+// Reason names why a dialogue was rejected, or returns "" for an error that is
+// no rejection: the client left.
+func Reason(err error) string {
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.reason
+		}
+	}
+	return ""
+}
+
+// Reasons lists every value Reason can return, for metrics that start at zero.
+func Reasons() []string {
+	names := make([]string, len(reasons))
+	for i, r := range reasons {
+		names[i] = r.reason
+	}
+	return names
+}
+
+// httpVerbs are RFC 9110's methods, PATCH (RFC 5789) and HTTP/2's preface.
+var httpVerbs = []string{"GET ", "POST ", "PUT ", "HEAD ", "DELETE ", "CONNECT ", "OPTIONS ", "TRACE ", "PATCH ", "PRI * "}
+
+// IsHTTP reports whether a line begins as an HTTP request does. A protocol
+// that isn't HTTP hangs up on it, before and inside TLS, and repeats no byte
+// of it: a browser may have been led here (ALPACA, 2021).
+func IsHTTP(line []byte) bool {
+	for _, verb := range httpVerbs {
+		if len(line) >= len(verb) && bytes.EqualFold(line[:len(verb)], []byte(verb)) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,293 @@
+// Package upgraders is the contract between the gateway and the protocols, and
+// nothing else. A protocol knows its own words; it knows nothing of sockets,
+// TLS settings, certificates or configuration files. The gateway knows those,
+// and no protocol.
+//
+// The life of a connection, seen from a protocol:
+//
+//	Upgrade      the cleartext dialogue, until the client asks for TLS
+//	             (the gateway: injection guard, go-ahead, handshake)
+//	Accept       the first words inside TLS, where they choose the backend
+//	             (the gateway: route, dial, PROXY header)
+//	Join         the backend's greeting, client facts, replay
+//	Converse     the phase in which capabilities are still corrected
+//	             (the gateway: opaque relay, half-close, log line)
+package upgraders
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// A Protocol describes one protocol to the gateway. It is a value without
+// state; New makes what serves a listener.
+type Protocol struct {
+	Name     string   // as in `openssl s_client -starttls NAME`
+	Title    string   // for people: "SMTP"
+	Spec     string   // the documents it obeys: "RFC 3207, 5321, 8314"
+	Keyword  string   // how a client asks for TLS: "STARTTLS"; empty: implicit TLS only
+	Ports    []uint16 // well-known ports on which TLS is asked for
+	Implicit []uint16 // well-known ports on which TLS comes first
+
+	// ALPN lists the ids a client may offer; empty: any offer is a mismatch.
+	// A client that offers none is always accepted (RFC 7301, 3.2).
+	ALPN []string
+
+	// ServerFirst is set where the server greets before the client speaks.
+	ServerFirst bool
+
+	// IdleTimeout is how long a joined session may be silent in both
+	// directions; zero: for ever.
+	IdleTimeout time.Duration
+
+	// CleartextAuth is the default of the listener attribute of that name:
+	// whether a session in cleartext may send a password at all.
+	CleartextAuth bool
+
+	// Forwards lists the fields of Forward that this protocol can pass on.
+	Forwards []string
+
+	// Options returns a pointer to the options struct with its defaults set;
+	// its fields carry hcl tags and nothing else. Nil: no options.
+	Options func() any
+
+	// New makes the upgrader of one listener. options is what Options
+	// returned, decoded; an error names the option and what to write instead.
+	New func(options any) (Upgrader, error)
+
+	// Probe asks a backend what it offers to a session in TLS. The conn is
+	// dialled as such a session would be (PROXY header sent) and is bounded in
+	// time and bytes; Probe sends the protocol's own client facts where
+	// link.Forward says so and ends the session politely. An error means that
+	// the backend does not serve.
+	Probe func(ctx context.Context, link *Link) (Capabilities, error)
+
+	// Request asks a backend for TLS in the protocol's own words, for backend
+	// TLS and for `sallyport probe`. It returns when the next byte must be the
+	// ClientHello, or an error that wraps ErrNotOffered when TLS is refused.
+	Request func(ctx context.Context, backend *wire.Conn) error
+}
+
+// An Upgrader leads one listener's connections from cleartext to TLS. It is
+// shared by all of them; state belongs in the Handover's closures.
+type Upgrader interface {
+	// Upgrade speaks with the client until it asks for TLS, goes on without
+	// it, or is turned away. Reads of s.Conn end by the dialogue's budget and
+	// deadline; Upgrade answers such an error in the protocol's words and
+	// returns it. It writes each answer in one Write, and nothing after a
+	// Handover is returned.
+	Upgrade(ctx context.Context, s *Session) (Handover, error)
+
+	// Implicit says what follows the handshake of a connection that began
+	// with TLS.
+	Implicit(s *Session) Handover
+}
+
+// A Verdict is how a dialogue ended. The zero value is the safe one.
+type Verdict uint8
+
+const (
+	HangUp    Verdict = iota // write Reply, close
+	StartTLS                 // guard, write Reply, handshake
+	Cleartext                // go on without TLS, for good
+)
+
+// An ALPNRule says what a ClientHello may offer beyond Protocol.ALPN.
+type ALPNRule uint8
+
+const (
+	ALPNOptional  ALPNRule = iota // none is fine
+	ALPNRequired                  // none ends the handshake (PostgreSQL's direct TLS)
+	ALPNForbidden                 // any id ends the handshake (HTTP Upgrade: Opossum)
+)
+
+// A Handover is what the gateway does once the dialogue is over, in field
+// order. Nil steps are skipped.
+type Handover struct {
+	Verdict Verdict
+
+	// Reply is the last cleartext to the client. For StartTLS it is the
+	// go-ahead, which the gateway writes after its guard has found nothing
+	// pipelined behind the request. A StartTLS without a Reply (MySQL, direct
+	// TLS) is for protocols without a go-ahead: what is buffered must then
+	// begin a TLS record and belongs to the handshake.
+	Reply []byte
+
+	// Injected is what the guard writes instead of Reply when bytes were
+	// pipelined behind the request: the protocol's refusal.
+	Injected []byte
+
+	// ALPN tightens what the ClientHello may offer.
+	ALPN ALPNRule
+
+	// Accept reads or answers what comes between handshake and route, where
+	// the first words inside TLS choose the backend (XMPP's `to`) or are no
+	// session at all (CancelRequest). Nil: SNI decides.
+	Accept func(ctx context.Context, client *wire.Conn) (Route, error)
+
+	// Join leads the fresh backend connection to where the client stands:
+	// greetings, client facts, replay. An error that wraps ErrTryNext means
+	// that this server does not serve and nothing was written to the client.
+	Join func(ctx context.Context, link *Link) error
+
+	// Converse is the filtered phase, in both directions at once (see
+	// wire.Duplex). Nil makes the rest opaque; io.EOF means that the session
+	// ended here; any other error ends it.
+	Converse func(ctx context.Context, link *Link) error
+
+	// Serve replaces backend and relay altogether (http, web).
+	Serve func(ctx context.Context, client net.Conn, d Dialer) error
+
+	// Unavailable tells the client, in the protocol's words and perhaps after
+	// reading one command, that no backend can be had. cause is ErrTryNext
+	// with the last server's own words, ErrLimit, or a dial error; no
+	// backend's address may reach the client.
+	Unavailable func(ctx context.Context, client *wire.Conn, cause error) error
+}
+
+// A Route is what Accept learned.
+type Route struct {
+	Host  string                                    // matched against `route { host }`; empty: SNI decides
+	Serve func(ctx context.Context, d Dialer) error // what this session is instead of a relay; nil: a relay
+}
+
+// A Dialer reaches the servers of the routed backend, PROXY header and backend
+// TLS included.
+type Dialer interface {
+	Servers() []string
+	// Dial reaches the named server, or for "" the one that is due.
+	Dial(ctx context.Context, server string) (*wire.Conn, error)
+}
+
+// A Session is one client connection, as an Upgrader sees it.
+type Session struct {
+	Conn     *wire.Conn     // the client, in cleartext; only for Upgrade
+	Client   netip.AddrPort // the client, as the PROXY header said it where that is trusted
+	Local    netip.AddrPort // what the client connected to; zero for a unix socket
+	Listener *Listener
+
+	// CanTLS reports whether there is a certificate to shake hands with.
+	CanTLS func() bool
+
+	// Capabilities is what the backend offers a session in TLS, as Probe
+	// returned it, from a cache; nil when that is not known (yet). It waits
+	// only for a first answer, and not long.
+	Capabilities func(ctx context.Context) Capabilities
+
+	// Backend dials now, before TLS; the same conn comes back in Join's Link.
+	// For protocols whose backend must speak first (MySQL) and no others.
+	Backend func(ctx context.Context) (*wire.Conn, error)
+
+	// Data opens data connections beside the session (FTP).
+	Data Data
+}
+
+// A Listener holds the facts of a listener that a dialogue needs.
+type Listener struct {
+	Name          string
+	Hostname      string // what the gateway calls itself; never empty
+	Cleartext     bool   // a session may go on without TLS
+	CleartextAuth bool   // and may then send a password
+	STSPort       uint16 // the implicit-TLS listener of the same protocol; 0: none
+}
+
+// Capabilities are the lines a backend announces itself with, in its order and
+// without framing: EHLO keywords with their parameters, IMAP atoms.
+type Capabilities []string
+
+// A Link is a client joined to a backend.
+type Link struct {
+	Client   *wire.Conn // nil in a Probe
+	Backend  *wire.Conn
+	Listener *Listener // nil in a Probe
+	Security Security
+	TLS      *tls.ConnectionState // the client's; nil in cleartext and in a Probe
+	Facts    Facts
+	Forward  Forward
+	// PassBinding is set where gateway and backend share key and certificate
+	// on both legs, so that `-PLUS` mechanisms may pass.
+	PassBinding bool
+	// Log takes what an operator should know of this session: a setting of
+	// the backend to change. Never payload, never credentials.
+	Log func(msg string, args ...any)
+}
+
+// Facts are the addresses a backend may be told.
+type Facts struct {
+	Client netip.AddrPort
+	Local  netip.AddrPort
+	Name   string // what the gateway calls itself
+	TTL    int    // hops a forwarded ID may still make
+}
+
+// Forward is the `forward` block of a backend: client facts in the protocol's
+// own words. Fields a protocol does not list in Forwards are refused by config.
+type Forward struct {
+	XCLIENT bool   `hcl:"xclient,optional"` // SMTP, LMTP, POP3
+	ID      bool   `hcl:"id,optional"`      // IMAP
+	WEBIRC  string `hcl:"webirc,optional"`  // IRC: the password
+}
+
+// Security is RFC 7435's honest label of a session.
+type Security uint8
+
+const (
+	Clear         Security = iota // cleartext
+	Encrypted                     // TLS, client not identified
+	Authenticated                 // TLS, and we verified a client certificate
+)
+
+func (s Security) String() string {
+	return [...]string{"cleartext", "encrypted", "authenticated"}[s]
+}
+
+// Data opens the data connections of a session whose protocol has them. The
+// gateway owns ports, the peer check and the ticket bound to the session.
+type Data interface {
+	// Listen opens a port to which only the control connection's peer may
+	// connect, once.
+	Listen(ctx context.Context) (DataListener, error)
+	// Dial connects to the client's own address.
+	Dial(ctx context.Context, port uint16) (net.Conn, error)
+	// DialBackend connects to a port of the session's backend server.
+	DialBackend(ctx context.Context, port uint16) (net.Conn, error)
+	// Secure shakes hands, as the TLS server, on a data connection.
+	Secure(ctx context.Context, c net.Conn) (net.Conn, error)
+}
+
+// A DataListener waits for one data connection.
+type DataListener interface {
+	io.Closer
+	Addr() netip.AddrPort
+	Accept(ctx context.Context) (net.Conn, error)
+}
+
+// How a dialogue can end badly. The gateway logs the error and counts its
+// Reason.
+var (
+	ErrInjection  = errors.New("bytes pipelined behind the request for TLS")
+	ErrHTTP       = errors.New("an HTTP request on a port that is not HTTP")
+	ErrSyntax     = errors.New("not this protocol")
+	ErrTooMany    = errors.New("too many errors")
+	ErrEarlyTalk  = errors.New("spoke before the greeting")
+	ErrLiteral    = errors.New("a literal before TLS")
+	ErrNeedsTLS   = errors.New("went on without the TLS that is required")
+	ErrQuit       = errors.New("the client took its leave")
+	ErrLimit      = errors.New("a limit is reached")
+	ErrTryNext    = errors.New("the backend server refuses service")
+	ErrBackend    = errors.New("the backend broke its protocol")
+	ErrNotOffered = errors.New("TLS is not offered")
+)
+
+// A Refusal is ErrTryNext with the words the backend used.
+type Refusal struct{ Reply string }
+
+func (r *Refusal) Error() string { return ErrTryNext.Error() + ": " + r.Reply }
+func (r *Refusal) Unwrap() error { return ErrTryNext }
