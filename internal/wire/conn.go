@@ -27,6 +27,7 @@ var (
 	ErrBudget      = errors.New("the dialogue's budget of bytes or commands is used up")
 	ErrIdle        = timeoutError("idle for too long")
 	ErrShutdown    = timeoutError("the gateway is shutting down")
+	ErrStalled     = timeoutError("the peer takes no bytes")
 )
 
 // timeoutError is a net.Error that crypto/tls does not hold against the
