@@ -206,6 +206,7 @@ type Capabilities []string
 type Link struct {
 	Client   *wire.Conn // nil in a Probe
 	Backend  *wire.Conn
+	Server   string    // which of Dialer.Servers this is
 	Listener *Listener // nil in a Probe
 	Security Security
 	TLS      *tls.ConnectionState // the client's; nil in cleartext and in a Probe
@@ -251,9 +252,9 @@ func (s Security) String() string {
 // Data opens the data connections of a session whose protocol has them. The
 // gateway owns ports, the peer check and the ticket bound to the session.
 type Data interface {
-	// Listen opens a port to which only the control connection's peer may
-	// connect, once.
-	Listen(ctx context.Context) (DataListener, error)
+	// Listen opens a port, from first to last or any if both are 0, to which
+	// only the control connection's peer may connect, once.
+	Listen(ctx context.Context, first, last uint16) (DataListener, error)
 	// Dial connects to the client's own address.
 	Dial(ctx context.Context, port uint16) (net.Conn, error)
 	// DialBackend connects to a port of the session's backend server.
