@@ -2,8 +2,18 @@ package gateway
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Options is what a Gateway needs besides its configuration.
@@ -13,19 +23,223 @@ type Options struct {
 }
 
 // A Gateway runs the listeners of one configuration at a time.
-type Gateway struct{ opts Options }
+type Gateway struct {
+	log     *slog.Logger
+	metrics *Metrics
+	ctx     context.Context // ends when sessions are forced to
+	cancel  context.CancelFunc
+	prefix  string // of every cid, so that cids of two runs differ
+	nextCID atomic.Uint64
+
+	mu        sync.Mutex // guards what Apply and Shutdown change
+	ports     map[string]*port
+	listeners map[string]*listener
+	backends  map[backendKey]*backend
+	accepting sync.WaitGroup
+	stopped   bool
+
+	sessions tracker
+}
 
 // New returns a Gateway that does nothing until Apply.
-func New(opts Options) *Gateway { return &Gateway{opts: opts} }
+func New(opts Options) *Gateway {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = NewMetrics(nil)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g := &Gateway{
+		log:       opts.Logger,
+		metrics:   opts.Metrics,
+		ctx:       ctx,
+		cancel:    cancel,
+		prefix:    strings.ToLower(rand.Text()[:4]),
+		ports:     map[string]*port{},
+		listeners: map[string]*listener{},
+		backends:  map[backendKey]*backend{},
+	}
+	g.metrics.sessions.Store(&g.sessions)
+	return g
+}
+
+func (g *Gateway) newCID() string {
+	return g.prefix + "-" + strconv.FormatUint(g.nextCID.Add(1), 36)
+}
 
 // Apply starts the gateway, or replaces the configuration of a running one.
-func (g *Gateway) Apply(cfg *Config) error { return nil }
+// Everything new is built and bound before anything old is touched; on an
+// error nothing has changed. Open sessions keep the configuration they began
+// with, and sockets whose address stays are never closed.
+func (g *Gateway) Apply(cfg *Config) error {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped {
+		return errors.New("gateway is shut down")
+	}
 
-// Addrs returns the addresses a listener is bound to.
-func (g *Gateway) Addrs(listener string) []net.Addr { return nil }
+	backends := map[backendKey]*backend{}
+	for _, lc := range cfg.Listeners {
+		for _, rc := range lc.Routes {
+			key := backendKey{rc.Backend.Name, lc.Protocol.Name}
+			if backends[key] != nil {
+				continue
+			}
+			if old := g.backends[key]; old != nil && reflect.DeepEqual(old.cfg, rc.Backend) {
+				backends[key] = old // keeps what was learned
+				continue
+			}
+			backends[key] = newBackend(rc.Backend, lc.Protocol, lc.Hostname, g.log, g.metrics)
+		}
+	}
 
-// Ready returns nil when every listener can serve, else why not.
-func (g *Gateway) Ready() error { return nil }
+	listeners := map[string]*listener{}
+	ports := map[string]*port{}
+	var bound []*port
+	for _, lc := range cfg.Listeners {
+		l := newListener(lc, backends, g.listeners[lc.Name])
+		listeners[lc.Name] = l
+		for i, address := range lc.Addresses {
+			key := portKey(lc.Name, i, address)
+			p := g.ports[key]
+			if p == nil {
+				var err error
+				if p, err = bind(address); err != nil {
+					for _, p := range bound {
+						p.ln.Close()
+					}
+					return fmt.Errorf("listener %q: %w", lc.Name, explainBind(err))
+				}
+				bound = append(bound, p)
+			}
+			ports[key] = p
+			l.ports = append(l.ports, p)
+		}
+	}
 
-// Shutdown drains and stops.
-func (g *Gateway) Shutdown(ctx context.Context) error { return nil }
+	// Nothing can fail from here on.
+	for key, b := range backends {
+		if g.backends[key] != b {
+			b.start(g.ctx)
+		}
+	}
+	for _, l := range listeners {
+		l.limits.set(l.cfg.Policy.Limits)
+		g.metrics.listener(l.cfg)
+		for _, p := range l.ports {
+			p.owner.Store(l)
+		}
+	}
+	for _, p := range bound {
+		g.accepting.Add(1)
+		go g.acceptLoop(p)
+	}
+	for key, p := range g.ports {
+		if ports[key] == nil {
+			p.ln.Close()
+		}
+	}
+	for key, b := range g.backends {
+		if backends[key] != b {
+			b.stop(backends[key] == nil)
+		}
+	}
+	g.ports, g.listeners, g.backends = ports, listeners, backends
+	return nil
+}
+
+// validate catches what no configuration file can lead to, but a literal can.
+func (cfg *Config) validate() error {
+	names := map[string]bool{}
+	for _, l := range cfg.Listeners {
+		switch {
+		case l.Name == "" || names[l.Name]:
+			return fmt.Errorf("listener %q: its name must be unique and not empty", l.Name)
+		case l.Protocol == nil || l.Upgrader == nil:
+			return fmt.Errorf("listener %q has no protocol", l.Name)
+		case l.Mode != StartTLS && l.Mode != Implicit:
+			return fmt.Errorf("listener %q: mode %q is not one of starttls, implicit", l.Name, l.Mode)
+		case l.Mode == StartTLS && l.Protocol.Keyword == "":
+			return fmt.Errorf("listener %q: %s has no way to ask for TLS; use mode implicit", l.Name, l.Protocol.Name)
+		case l.Certificates == nil || l.Policy == nil:
+			return fmt.Errorf("listener %q needs certificates and a policy", l.Name)
+		case len(l.Routes) == 0 || slices.ContainsFunc(l.Routes, func(r *Route) bool { return r.Backend == nil || len(r.Backend.Servers) == 0 }):
+			return fmt.Errorf("listener %q needs a route with a backend that has servers", l.Name)
+		}
+		names[l.Name] = true
+	}
+	return nil
+}
+
+// Addrs returns the addresses a listener is bound to, in the order of its
+// configuration; nil for a listener that is not there.
+func (g *Gateway) Addrs(listener string) []net.Addr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := g.listeners[listener]
+	if l == nil {
+		return nil
+	}
+	addrs := make([]net.Addr, len(l.ports))
+	for i, p := range l.ports {
+		addrs[i] = p.ln.Addr()
+	}
+	return addrs
+}
+
+// Ready returns nil when every listener is bound and has a certificate to
+// serve, else why not.
+func (g *Gateway) Ready() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.stopped:
+		return errors.New("shutting down")
+	case len(g.listeners) == 0:
+		return errors.New("no listener is configured")
+	}
+	var errs []error
+	for name, l := range g.listeners {
+		if err := l.cfg.Certificates.Ready(); err != nil {
+			errs = append(errs, fmt.Errorf("listener %q: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ErrForced is what Shutdown returns when sessions had to be ended.
+var ErrForced = errors.New("sessions were still open when the drain timeout ran out")
+
+// forceGrace is how long sessions have for their last words once they are
+// forced to end.
+const forceGrace = 5 * time.Second
+
+// Shutdown stops accepting and lets sessions end by themselves, each until its
+// listener's drain timeout or until ctx ends. The rest is refused in the
+// protocol's words where the protocol is ours, or gets what was read and an
+// orderly end where it is opaque; then Shutdown returns ErrForced.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.mu.Lock()
+	g.stopped = true
+	for _, p := range g.ports {
+		p.ln.Close()
+	}
+	g.mu.Unlock()
+	g.accepting.Wait()
+
+	forced := g.sessions.drain(ctx, time.Now(), g.cancel)
+	g.cancel()
+	g.mu.Lock()
+	for _, b := range g.backends {
+		b.stop(false)
+	}
+	g.mu.Unlock()
+	if forced > 0 {
+		return fmt.Errorf("%w: %d", ErrForced, forced)
+	}
+	return nil
+}

@@ -296,6 +296,9 @@ func (c *Conn) CloseWrite() error {
 
 var longAgo = time.Unix(1, 0)
 
+// errPanic ends the other direction of a Duplex whose one direction panicked.
+var errPanic = errors.New("panic")
+
 // errInterrupted is what a read that Interrupt ended returns.
 var errInterrupted = timeoutError("interrupted")
 
@@ -330,17 +333,31 @@ func (c *Conn) interrupted(err error) error {
 // other error ends both.
 func Duplex(client, backend *Conn, up, down func() error) error {
 	type end struct {
-		up  bool
-		err error
+		up     bool
+		err    error
+		caught any // a panic, to go on in the caller's goroutine
 	}
 	ends := make(chan end, 2)
-	go func() { ends <- end{true, up()} }()
-	go func() { ends <- end{false, down()} }()
+	run := func(e end, direction func() error) {
+		defer func() { ends <- e }()
+		defer func() {
+			if e.caught = recover(); e.caught != nil {
+				e.err = errPanic
+			}
+		}()
+		e.err = direction()
+	}
+	go run(end{up: true}, up)
+	go run(end{up: false}, down)
 
 	var result error
+	var caught any
 	over, eofs := false, 0
 	for range 2 {
 		e := <-ends
+		if e.caught != nil {
+			caught = e.caught
+		}
 		switch {
 		case e.err == nil:
 			over = true
@@ -364,6 +381,9 @@ func Duplex(client, backend *Conn, up, down func() error) error {
 	}
 	client.Resume()
 	backend.Resume()
+	if caught != nil {
+		panic(caught)
+	}
 	if result == nil && eofs == 2 {
 		return io.EOF
 	}

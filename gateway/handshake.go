@@ -1,0 +1,232 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/wire"
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+// handshake ends the cleartext. Whatever it returns but nil ends the
+// connection: there is no way back (RFC 7435 lets policy win, and the policy
+// is that who asked for TLS gets TLS or nothing).
+func (s *session) handshake(ctx context.Context, rule upgraders.ALPNRule) error {
+	timeout := s.l.cfg.Policy.HandshakeTimeout
+	begin := time.Now()
+	s.sock.SetDeadline(begin.Add(timeout))
+	// s.conn drains what is buffered first: nothing, or the ClientHello that
+	// the guard let pass.
+	conn := tls.Server(s.conn, s.l.configs.base[rule])
+	err := conn.HandshakeContext(ctx)
+	state := conn.ConnectionState()
+	s.tls = &state
+	if err == nil || s.sock.Received() > 0 { // else a health check
+		s.gw.metrics.handshake(s.l.cfg.Name, &state, err, time.Since(begin))
+	}
+	if err != nil {
+		return explainHandshake(err)
+	}
+	s.conn = wire.NewConn(conn)
+	s.security = upgraders.Encrypted
+	if len(state.VerifiedChains) > 0 {
+		s.security = upgraders.Authenticated
+	}
+	return nil
+}
+
+// explainHandshake adds what an operator can do about a failed handshake.
+func explainHandshake(err error) error {
+	var header tls.RecordHeaderError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("TLS handshake: the client did not finish in time: %w", err)
+	case errors.As(err, &header):
+		return fmt.Errorf("TLS handshake: the client does not speak TLS here (%s); is it set to STARTTLS on an implicit-TLS port, or was something injected?", header.Msg)
+	}
+	return fmt.Errorf("TLS handshake: %w", err)
+}
+
+// configs are a listener's TLS configurations, made once: one to begin with
+// for each ALPN rule, which looks at the hello and then picks the one that
+// goes on.
+type configs struct {
+	base [3]*tls.Config // by upgraders.ALPNRule
+}
+
+// tlsKey identifies one configuration that goes on.
+type tlsKey struct {
+	tls  *TLS
+	alpn alpnChoice
+}
+
+type alpnChoice uint8
+
+const (
+	alpnNormal alpnChoice = iota // the protocol's ids, or none
+	alpnNone                     // any offer is a mismatch
+)
+
+// newConfigs makes the configurations of a listener and its routes.
+func newConfigs(l *listener) configs {
+	finals := map[tlsKey]*tls.Config{}
+	blocks := []*TLS{l.cfg.TLS}
+	for _, r := range l.cfg.Routes {
+		blocks = append(blocks, r.TLS)
+	}
+	for _, block := range blocks {
+		for _, choice := range []alpnChoice{alpnNormal, alpnNone} {
+			key := tlsKey{block, choice}
+			if finals[key] == nil {
+				finals[key] = l.tlsConfig(block, choice)
+			}
+		}
+	}
+	var c configs
+	for rule := range c.base {
+		base := l.tlsConfig(l.cfg.TLS, alpnNormal)
+		base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			choice := alpnNormal
+			switch upgraders.ALPNRule(rule) {
+			case upgraders.ALPNForbidden:
+				choice = alpnNone
+			case upgraders.ALPNRequired:
+				if len(hello.SupportedProtos) == 0 {
+					return nil, sendAlert(hello, alertNoApplicationProtocol, "the client offers no ALPN where it is mandatory")
+				}
+			}
+			if hello.ServerName != "" && !validServerName(hello.ServerName) {
+				return nil, sendAlert(hello, alertUnrecognizedName, "the client's SNI is not a host name")
+			}
+			if l.cfg.StrictSNI && hello.ServerName != "" {
+				if _, covered, err := l.cfg.Certificates.Certificate(hello); err == nil && !covered {
+					return nil, sendAlert(hello, alertUnrecognizedName, "no certificate covers the client's SNI, and strict_sni is set")
+				}
+			}
+			block := l.cfg.TLS
+			if r := l.routeFor(hello.ServerName); r != nil && r.TLS != nil {
+				block = r.TLS
+			}
+			return finals[tlsKey{block, choice}], nil
+		}
+		c.base[rule] = base
+	}
+	return c
+}
+
+// tlsConfig makes one configuration. Everything that is not set is the safe
+// default of crypto/tls: X25519MLKEM768 first, no renegotiation, no 0-RTT.
+func (l *listener) tlsConfig(block *TLS, choice alpnChoice) *tls.Config {
+	if block == nil {
+		block = &TLS{}
+	}
+	c := &tls.Config{
+		MinVersion:   max(block.MinVersion, tls.VersionTLS12),
+		CipherSuites: forwardSecret(),
+		NextProtos:   l.cfg.Protocol.ALPN,
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			cert, _, err := l.cfg.Certificates.Certificate(hello)
+			return cert, err
+		},
+	}
+	if choice == alpnNone || len(c.NextProtos) == 0 {
+		// An id no hello can hold (ids are not empty: RFC 7301, 3.1), so that
+		// any offer ends with no_application_protocol.
+		c.NextProtos = []string{""}
+	}
+	identity := ""
+	if auth := block.ClientAuth; auth != nil {
+		c.ClientCAs = auth.CAs
+		c.ClientAuth = tls.VerifyClientCertIfGiven
+		if auth.Require {
+			c.ClientAuth = tls.RequireAndVerifyClientCert
+		}
+		identity = auth.Identity
+	}
+
+	// A ticket is good on the listener, for the name and under the policy it
+	// was issued for, and nowhere else (CVE-2025-23419, CVE-2025-68121).
+	binding := func(cs tls.ConnectionState) []byte {
+		h := sha256.New()
+		for _, part := range []string{l.cfg.Name, l.cfg.Protocol.Name, strings.ToLower(cs.ServerName), identity, fmt.Sprint(c.MinVersion)} {
+			fmt.Fprintf(h, "%d:%s", len(part), part)
+		}
+		return append([]byte("sallyport ticket "), h.Sum(nil)...)
+	}
+	c.WrapSession = func(cs tls.ConnectionState, state *tls.SessionState) ([]byte, error) {
+		state.Extra = append(state.Extra, binding(cs))
+		return l.tickets.EncryptTicket(cs, state)
+	}
+	c.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		state, err := l.tickets.DecryptTicket(identity, cs)
+		if err != nil || state == nil {
+			return nil, err
+		}
+		want := string(binding(cs))
+		for _, extra := range state.Extra {
+			if string(extra) == want {
+				return state, nil
+			}
+		}
+		return nil, nil // a full handshake
+	}
+	return c
+}
+
+// forwardSecret lists the TLS 1.2 suites of crypto/tls's secure list that have
+// forward secrecy; TLS 1.3 has no others.
+func forwardSecret() []uint16 {
+	var ids []uint16
+	for _, suite := range tls.CipherSuites() {
+		if strings.HasPrefix(suite.Name, "TLS_ECDHE_") {
+			ids = append(ids, suite.ID)
+		}
+	}
+	return ids
+}
+
+// validServerName reports whether an SNI value is a host name as RFC 6066, 3
+// has it: no address, no trailing dot, LDH labels (and the underscore that is
+// seen in the wild). crypto/tls lets more pass.
+func validServerName(name string) bool {
+	if len(name) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 {
+			return false
+		}
+		for i := range len(label) {
+			switch b := label[i]; {
+			case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '-', b == '_':
+			default:
+				return false
+			}
+		}
+	}
+	_, err := netip.ParseAddr(name)
+	return err != nil
+}
+
+// Alerts that crypto/tls cannot be asked for (RFC 8446, 6).
+const (
+	alertUnrecognizedName      = 112
+	alertNoApplicationProtocol = 120
+)
+
+// sendAlert writes a fatal alert in place of the internal_error that
+// crypto/tls would send for an error of GetConfigForClient, and returns the
+// error. No key is negotiated yet, so the record is in the clear, as every
+// alert at this point is.
+func sendAlert(hello *tls.ClientHelloInfo, alert byte, why string) error {
+	hello.Conn.Write([]byte{21, 3, 3, 0, 2, 2, alert})
+	hello.Conn.(*wire.Conn).CloseWrite()
+	return errors.New(why)
+}

@@ -1,0 +1,142 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/relay"
+	"github.com/sallyport/sallyport/internal/wire"
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+// A leg is a session's connection to a backend server.
+type leg struct {
+	server *server
+	sock   *relay.Socket
+	conn   *wire.Conn
+	uncut  func() bool // of the context that ends sessions
+	closed bool
+}
+
+func (l *leg) close() {
+	if !l.closed {
+		l.closed = true
+		l.uncut()
+		l.sock.Close()
+		l.server.active.Add(-1)
+	}
+}
+
+var errJoin = errors.New("join")
+
+// join reaches a server of the route's backend that serves: the next one is
+// tried when one cannot be dialled or refuses before a word went to the
+// client.
+func (s *session) join(ctx context.Context, h upgraders.Handover, r *route) (*leg, error) {
+	var last error
+	for _, sv := range r.backend.order(s.client.Addr()) {
+		l, err := s.dial(ctx, r.backend, sv)
+		if err != nil {
+			last = err
+			s.gw.log.Debug("backend server cannot be reached", "cid", s.cid, "backend", r.backend.cfg.Name, "server", sv.Address, "error", err)
+			continue
+		}
+		s.server = sv.Address
+		if h.Join == nil {
+			return l, nil
+		}
+		deadline := time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout)
+		s.sock.SetDeadline(deadline)
+		l.sock.SetDeadline(deadline)
+		err = h.Join(ctx, s.link(r, l))
+		if err == nil {
+			return l, nil
+		}
+		l.close()
+		if !errors.Is(err, upgraders.ErrTryNext) {
+			return nil, fmt.Errorf("%w: %w", errJoin, err)
+		}
+		s.gw.log.Debug("backend server refuses", "cid", s.cid, "backend", r.backend.cfg.Name, "server", sv.Address, "error", err)
+		last = err
+	}
+	if last == nil {
+		last = fmt.Errorf("backend %q: every server is at its max_connections", r.backend.cfg.Name)
+	}
+	return nil, last
+}
+
+// link is what Join and Converse work on.
+func (s *session) link(r *route, l *leg) *upgraders.Link {
+	return &upgraders.Link{
+		Client:   s.conn,
+		Backend:  l.conn,
+		Listener: s.l.facts,
+		Security: s.security,
+		TLS:      s.tls,
+		Facts: upgraders.Facts{
+			Client: s.client,
+			Local:  s.local,
+			Name:   s.l.facts.Hostname,
+			TTL:    1,
+		},
+		Forward: r.backend.cfg.Forward,
+		Log: func(msg string, args ...any) {
+			s.gw.log.Warn(msg, append([]any{"cid", s.cid, "listener", s.l.cfg.Name, "backend", r.backend.cfg.Name, "server", l.server.Address}, args...)...)
+		},
+	}
+}
+
+// dialEarly serves the protocols whose backend speaks first. There is no SNI
+// yet, so there is one route.
+func (s *session) dialEarly(ctx context.Context) (*wire.Conn, error) {
+	if s.early != nil {
+		return s.early.conn, nil
+	}
+	var last error
+	b := s.l.defaultRoute().backend
+	for _, sv := range b.order(s.client.Addr()) {
+		l, err := s.dial(ctx, b, sv)
+		if err == nil {
+			s.early = l
+			return l.conn, nil
+		}
+		last = err
+	}
+	return nil, last
+}
+
+// dial connects to one server and sends the PROXY header.
+func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error) {
+	if e := s.early; e != nil {
+		s.early = nil
+		return e, nil
+	}
+	return b.dial(ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+}
+
+// dial connects to one server and writes the PROXY header that header makes,
+// given our own address.
+func (b *backend) dial(ctx context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
+	sv.active.Add(1)
+	d := net.Dialer{Timeout: b.connectTimeout()}
+	network, address := sv.network()
+	c, err := d.DialContext(ctx, network, address)
+	if err == nil {
+		c.SetWriteDeadline(time.Now().Add(b.connectTimeout()))
+		if _, err = c.Write(header(addrPort(c.LocalAddr()))); err != nil {
+			c.Close()
+			err = fmt.Errorf("write PROXY header: %w", err)
+		}
+	}
+	if err != nil {
+		sv.active.Add(-1)
+		return nil, err
+	}
+	c.SetWriteDeadline(time.Time{})
+	sock := relay.NewSocket(c)
+	return &leg{server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(ctx, sock.Abort)}, nil
+}

@@ -1,0 +1,134 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/wire"
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+var (
+	errNoRoute = errors.New("no route takes this name")
+	errAccept  = errors.New("first words inside TLS")
+)
+
+// route chooses the backend: by what Accept learned inside TLS, else by SNI.
+// A session that is no relay comes back as a function to run.
+func (s *session) route(ctx context.Context, h upgraders.Handover) (*route, func(context.Context, upgraders.Dialer) error, error) {
+	host := ""
+	if s.tls != nil {
+		host = s.tls.ServerName
+	}
+	var serve func(context.Context, upgraders.Dialer) error
+	if h.Serve != nil {
+		serve = func(ctx context.Context, d upgraders.Dialer) error { return h.Serve(ctx, s.conn, d) }
+	}
+	if h.Accept != nil {
+		s.sock.SetDeadline(time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout))
+		d := s.l.cfg.Policy.Dialogue
+		s.conn.SetBudget(d.Bytes, d.Commands)
+		learned, err := h.Accept(ctx, s.conn)
+		s.conn.ClearBudget()
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: %w", errAccept, err)
+		}
+		if learned.Serve != nil {
+			serve = learned.Serve
+		}
+		if learned.Host != "" {
+			if r := s.l.routeForHost(learned.Host); r != nil {
+				return r, serve, nil
+			}
+			return nil, nil, errNoRoute
+		}
+	}
+	if r := s.l.routeFor(host); r != nil {
+		return r, serve, nil
+	}
+	return nil, nil, errNoRoute
+}
+
+// routeFor returns the first route that takes an SNI value; "" is taken only
+// by routes that name no SNI.
+func (l *listener) routeFor(sni string) *route {
+	for _, r := range l.routes {
+		if len(r.SNI) == 0 && len(r.Host) == 0 || matches(r.SNI, sni) {
+			return r
+		}
+	}
+	return nil
+}
+
+// routeForHost is routeFor for a name spoken inside TLS.
+func (l *listener) routeForHost(host string) *route {
+	for _, r := range l.routes {
+		if len(r.SNI) == 0 && len(r.Host) == 0 || matches(r.Host, host) || len(r.Host) == 0 && matches(r.SNI, host) {
+			return r
+		}
+	}
+	return nil
+}
+
+// defaultRoute is where a session without a name goes. Before TLS it is the
+// best guess of what the backend will be; where every route wants a name, the
+// first is.
+func (l *listener) defaultRoute() *route {
+	if r := l.routeFor(""); r != nil {
+		return r
+	}
+	return l.routes[0]
+}
+
+// matches compares a name with exact names and one-label wildcards (RFC 9525,
+// 6.3), without regard to case.
+func matches(patterns []string, name string) bool {
+	for _, p := range patterns {
+		if suffix, ok := strings.CutPrefix(p, "*"); ok {
+			if i := strings.IndexByte(name, '.'); i > 0 && strings.EqualFold(name[i:], suffix) {
+				return true
+			}
+		} else if name != "" && strings.EqualFold(p, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// dialer reaches the servers of a route for protocols that serve instead of
+// relaying.
+type dialer struct {
+	s *session
+	r *route
+}
+
+var _ upgraders.Dialer = (*dialer)(nil)
+
+// Servers implements upgraders.Dialer.
+func (d *dialer) Servers() []string {
+	var names []string
+	for _, sv := range d.r.backend.servers {
+		names = append(names, sv.Address)
+	}
+	return names
+}
+
+// Dial implements upgraders.Dialer.
+func (d *dialer) Dial(ctx context.Context, name string) (*wire.Conn, error) {
+	errs := []error{fmt.Errorf("no server %q in backend %q", name, d.r.backend.cfg.Name)}
+	for _, sv := range d.r.backend.order(d.s.client.Addr()) {
+		if name != "" && sv.Address != name {
+			continue
+		}
+		l, err := d.s.dial(ctx, d.r.backend, sv)
+		if err == nil {
+			l.sock.SetDeadline(time.Time{})
+			return l.conn, nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}

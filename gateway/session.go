@@ -1,0 +1,394 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/sallyport/sallyport/internal/relay"
+	"github.com/sallyport/sallyport/internal/wire"
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+// A session is one client connection from accept to its log line. Its methods
+// run in the session's own goroutine, in the order in which serve calls them.
+type session struct {
+	gw     *Gateway
+	l      *listener // as it was when the client came
+	cid    string
+	began  time.Time
+	client netip.AddrPort
+	local  netip.AddrPort
+
+	sock *relay.Socket // the client's TCP connection
+	conn *wire.Conn    // what is read and written now: over sock, then over TLS
+	tls  *tls.ConnectionState
+
+	security upgraders.Security
+	admitted bool
+	joined   bool
+	early    *leg // dialled before TLS (MySQL)
+
+	// For the log line.
+	server string
+	err    error
+	reason string
+}
+
+func newSession(g *Gateway, l *listener, c net.Conn) *session {
+	if tcp, ok := c.(*net.TCPConn); ok && l.cfg.Policy.Keepalive > 0 {
+		k := l.cfg.Policy.Keepalive
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: k, Interval: max(k/4, time.Second), Count: 4})
+	}
+	sock := relay.NewSocket(c)
+	return &session{
+		gw:     g,
+		l:      l,
+		cid:    g.newCID(),
+		began:  time.Now(),
+		client: addrPort(c.RemoteAddr()),
+		local:  addrPort(c.LocalAddr()),
+		sock:   sock,
+		conn:   wire.NewConn(sock),
+	}
+}
+
+// addrPort returns a TCP address, with IPv4 as IPv4; zero for others.
+func addrPort(a net.Addr) netip.AddrPort {
+	t, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := t.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// run is the session's goroutine.
+func (s *session) run() {
+	outcome := outcomePanic
+	cut := context.AfterFunc(s.gw.ctx, s.sock.Abort)
+	defer func() {
+		cut()
+		if r := recover(); r != nil {
+			// One client's input must not end the sessions of all others.
+			s.err = fmt.Errorf("panic: %v", r)
+			s.gw.log.Error("a session panicked; please report this", "cid", s.cid, "listener", s.l.cfg.Name,
+				"panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		}
+		s.sock.Close()
+		if s.early != nil {
+			s.early.close()
+		}
+		if s.admitted {
+			s.l.limits.release(s.client.Addr(), s.joined)
+		}
+		s.finish(outcome)
+	}()
+	outcome, s.err = s.serve(s.gw.ctx)
+}
+
+// serve leads one connection from the first byte to the last.
+func (s *session) serve(ctx context.Context) (outcome, error) {
+	// What the client may cost, before it costs anything.
+	if limit := s.l.limits.admit(s.client.Addr(), s.began); limit != "" {
+		return s.refuse(ctx, limit)
+	}
+	s.admitted = true
+	s.sock.SetStall(s.l.cfg.Policy.StallTimeout)
+
+	// Cleartext: the dialogue, then the guard and the go-ahead.
+	var h upgraders.Handover
+	if s.l.cfg.Mode == Implicit {
+		h = s.l.cfg.Upgrader.Implicit(s.facts())
+		h.Verdict = upgraders.StartTLS
+	} else {
+		var err error
+		if h, err = s.dialogue(ctx); err != nil || h.Verdict == upgraders.HangUp {
+			return s.turnedAway(h, err)
+		}
+	}
+
+	// TLS. From the go-ahead on, not one byte in the clear.
+	if h.Verdict == upgraders.StartTLS {
+		if s.l.cfg.Mode != Implicit {
+			if err := s.guard(h); err != nil {
+				return s.turnedAway(upgraders.Handover{Reply: h.Injected}, err)
+			}
+		}
+		if err := s.handshake(ctx, h.ALPN); err != nil {
+			if s.sock.Received() == 0 {
+				return outcomeConnectOnly, err
+			}
+			return outcomeHandshake, err
+		}
+	}
+
+	// Route, dial, join.
+	r, serve, err := s.route(ctx, h)
+	if err != nil {
+		return s.unavailable(ctx, h, err)
+	}
+	if serve != nil {
+		s.settle()
+		return outcomeOf(serve(ctx, &dialer{s, r}))
+	}
+	backend, err := s.join(ctx, h, r)
+	if err != nil {
+		return s.unavailable(ctx, h, err)
+	}
+	defer backend.close()
+	s.settle()
+	s.conversing(backend)
+
+	// The filtered phase, then out of the way.
+	if h.Converse != nil {
+		if err := h.Converse(ctx, s.link(r, backend)); err != nil {
+			return s.ended(backend, err)
+		}
+	}
+	return s.relay(backend)
+}
+
+// facts is what the protocol may know of the session.
+func (s *session) facts() *upgraders.Session {
+	return &upgraders.Session{
+		Conn:     s.conn,
+		Client:   s.client,
+		Local:    s.local,
+		Listener: s.l.facts,
+		CanTLS:   func() bool { return s.l.cfg.Certificates.Ready() == nil },
+		Capabilities: func(ctx context.Context) upgraders.Capabilities {
+			return s.l.defaultRoute().backend.capabilities(ctx)
+		},
+		Backend: s.dialEarly,
+	}
+}
+
+// dialogue lets the protocol speak in cleartext, within one budget of time,
+// bytes and commands for all of it.
+func (s *session) dialogue(ctx context.Context) (upgraders.Handover, error) {
+	d := s.l.cfg.Policy.Dialogue
+	ctx, cancel := context.WithTimeout(ctx, d.Timeout)
+	defer cancel()
+	s.sock.SetReadDeadline(s.began.Add(d.Timeout))
+	// The words that say that time is up need time themselves.
+	s.sock.SetWriteDeadline(s.began.Add(d.Timeout + lastWords))
+	s.conn.SetBudget(d.Bytes, d.Commands)
+	h, err := s.l.cfg.Upgrader.Upgrade(ctx, s.facts())
+	s.conn.ClearBudget()
+	return h, err
+}
+
+// lastWords is how long a refusal may take to reach the client.
+const lastWords = 2 * time.Second
+
+// guard stands between the request for TLS and the go-ahead, for all
+// protocols. Whatever the client sent behind the request was sent in
+// cleartext, by it or by somebody else, and must not be taken for something
+// said inside TLS (CVE-2011-0411).
+func (s *session) guard(h upgraders.Handover) error {
+	if len(h.Reply) == 0 {
+		// No go-ahead to wait for: the ClientHello may be here already, and
+		// nothing else may.
+		if !beginsRecord(s.conn.Unread()) {
+			return upgraders.ErrInjection
+		}
+		return nil
+	}
+	if s.conn.Pipelined() {
+		return upgraders.ErrInjection
+	}
+	if _, err := s.conn.Write(h.Reply); err != nil {
+		return fmt.Errorf("write go-ahead: %w", err)
+	}
+	return nil
+}
+
+// beginsRecord reports whether b could be the beginning of a TLS handshake
+// record.
+func beginsRecord(b []byte) bool {
+	for i, want := range []byte{0x16, 0x03} {
+		if i < len(b) && b[i] != want {
+			return false
+		}
+	}
+	return true
+}
+
+// turnedAway writes the last words of a dialogue that leads nowhere and waits
+// a moment for the client to take them.
+func (s *session) turnedAway(h upgraders.Handover, err error) (outcome, error) {
+	if len(h.Reply) > 0 {
+		s.sock.SetWriteDeadline(time.Now().Add(lastWords))
+		s.conn.Write(h.Reply)
+	}
+	s.linger()
+	if s.reason = upgraders.Reason(err); s.reason != "" {
+		if s.reason == "timeout" && s.sock.Received() == 0 {
+			return outcomeSilent, err
+		}
+		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
+		return outcomeRejected, err
+	}
+	if s.sock.Received() == 0 {
+		return outcomeConnectOnly, err
+	}
+	return outcomeLeft, err
+}
+
+// linger closes the sending side and reads the rest for a moment: a close with
+// unread bytes in the kernel is a reset, which can overtake the refusal.
+func (s *session) linger() {
+	if s.sock.CloseWrite() != nil {
+		return
+	}
+	s.sock.SetReadDeadline(time.Now().Add(lastWords))
+	buf := make([]byte, 4<<10)
+	for range 16 {
+		if _, err := s.sock.Read(buf); err != nil {
+			return
+		}
+	}
+}
+
+// refuse turns a connection away that would break a limit: in the protocol's
+// words where a greeting is due in cleartext, and never at the cost of a
+// handshake.
+func (s *session) refuse(ctx context.Context, limit string) (outcome, error) {
+	err := fmt.Errorf("%w: %s", upgraders.ErrLimit, limit)
+	s.reason = "limit"
+	if s.l.limits.tell(limit, s.began) {
+		s.gw.log.Warn("a limit turns clients away", "listener", s.l.cfg.Name, "limit", limit, "client", s.client.String())
+	}
+	s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
+	if s.l.cfg.Mode != Implicit && s.l.cfg.Protocol.ServerFirst {
+		if h := s.l.cfg.Upgrader.Implicit(s.facts()); h.Unavailable != nil {
+			s.sock.SetDeadline(time.Now().Add(lastWords))
+			h.Unavailable(ctx, s.conn, err)
+		}
+	}
+	return outcomeLimit, err
+}
+
+// settle replaces the deadlines of the beginning by those of a session at
+// work.
+func (s *session) settle() {
+	s.sock.SetDeadline(time.Time{})
+	s.joined = true
+	s.l.limits.joined(s.client.Addr())
+}
+
+// conversing winds up one idle clock for both sides.
+func (s *session) conversing(backend *leg) {
+	clock := relay.NewClock(s.l.idle)
+	s.sock.SetIdle(clock)
+	backend.sock.SetIdle(clock)
+	backend.sock.SetDeadline(time.Time{})
+}
+
+// unavailable says in the protocol's words that there is no backend.
+func (s *session) unavailable(ctx context.Context, h upgraders.Handover, cause error) (outcome, error) {
+	o := outcomeBackendDown
+	switch {
+	case errors.Is(cause, errNoRoute):
+		o = outcomeNoRoute
+	case errors.Is(cause, upgraders.ErrTryNext):
+		o = outcomeBackendRefused
+	case errors.Is(cause, errAccept):
+		return s.acceptFailed(cause)
+	case errors.Is(cause, errJoin):
+		// The protocol has spoken already, or cannot any more.
+		return s.joinFailed(cause)
+	}
+	if h.Unavailable != nil {
+		s.sock.SetDeadline(time.Now().Add(max(lastWords, s.l.cfg.Policy.Dialogue.Timeout)))
+		h.Unavailable(ctx, s.conn, cause)
+	}
+	s.bye()
+	return o, cause
+}
+
+// bye ends the client's side in good order: close_notify, FIN, and a moment
+// for what is on its way.
+func (s *session) bye() {
+	s.sock.SetDeadline(time.Now().Add(lastWords))
+	if s.tls != nil {
+		s.conn.CloseWrite()
+	}
+	s.linger()
+}
+
+// acceptFailed ends a session whose first words inside TLS were none.
+func (s *session) acceptFailed(err error) (outcome, error) {
+	s.bye()
+	if s.reason = upgraders.Reason(err); s.reason != "" {
+		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
+		return outcomeRejected, err
+	}
+	return outcomeLeft, err
+}
+
+// joinFailed ends a session that broke between greeting and replay.
+func (s *session) joinFailed(err error) (outcome, error) {
+	s.bye()
+	switch {
+	case errors.Is(err, wire.ErrShutdown):
+		return outcomeShutdown, err
+	case errors.Is(err, io.EOF):
+		return outcomeLeft, err
+	}
+	return outcomeBackendGone, err
+}
+
+// ended closes both sides of a session that ended in its filtered phase.
+func (s *session) ended(backend *leg, err error) (outcome, error) {
+	o, err := outcomeOf(err)
+	switch o {
+	case outcomeOK, outcomeIdle, outcomeShutdown, outcomeRejected:
+		backend.sock.CloseWrite()
+		s.bye()
+	default:
+		// A stream that broke must not look finished, to either side.
+		backend.sock.Abort()
+		s.sock.Abort()
+	}
+	if o == outcomeRejected {
+		s.reason = upgraders.Reason(err)
+		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
+	}
+	return o, err
+}
+
+// outcomeOf names how Converse or Serve ended.
+func outcomeOf(err error) (outcome, error) {
+	switch {
+	case err == nil, err == io.EOF, errors.Is(err, upgraders.ErrQuit):
+		return outcomeOK, nil
+	case errors.Is(err, wire.ErrIdle):
+		return outcomeIdle, err
+	case errors.Is(err, wire.ErrShutdown):
+		return outcomeShutdown, err
+	case errors.Is(err, upgraders.ErrBackend):
+		return outcomeBackendGone, err
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return outcomeStalled, err
+	case upgraders.Reason(err) != "":
+		return outcomeRejected, err
+	}
+	return outcomeClientGone, err
+}
+
+// relay copies opaquely until both streams have ended.
+func (s *session) relay(backend *leg) (outcome, error) {
+	client := relay.End{Conn: s.conn.Conn, Socket: s.sock, Unread: s.conn.Unread()}
+	other := relay.End{Conn: backend.conn.Conn, Socket: backend.sock, Unread: backend.conn.Unread()}
+	result := relay.Pump(client, other, relay.Options{})
+	return relayOutcomes[result.Outcome], result.Err
+}
