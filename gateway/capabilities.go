@@ -101,7 +101,7 @@ func (b *backend) ask(ctx context.Context, sv *server) (upgraders.Capabilities, 
 	// is none. The addresses are the gateway's own: it is the client here.
 	state := &tls.ConnectionState{HandshakeComplete: true, Version: tls.VersionTLS13, CipherSuite: tls.TLS_AES_128_GCM_SHA256}
 	self := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 1) // behind a unix socket
-	l, err := b.dial(ctx, sv, func(own netip.AddrPort) []byte {
+	l, err := b.dial(ctx, ctx, sv, func(own netip.AddrPort) []byte {
 		if own.IsValid() {
 			self = own
 		}

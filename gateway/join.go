@@ -115,12 +115,12 @@ func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error
 		s.early = nil
 		return e, nil
 	}
-	return b.dial(ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+	return b.dial(ctx, s.gw.ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
 }
 
 // dial connects to one server and writes the PROXY header that header makes,
-// given our own address.
-func (b *backend) dial(ctx context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
+// given our own address. ctx bounds the dialling, life what comes after it.
+func (b *backend) dial(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
 	sv.active.Add(1)
 	d := net.Dialer{Timeout: b.connectTimeout()}
 	network, address := sv.network()
@@ -138,5 +138,5 @@ func (b *backend) dial(ctx context.Context, sv *server, header func(self netip.A
 	}
 	c.SetWriteDeadline(time.Time{})
 	sock := relay.NewSocket(c)
-	return &leg{server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(ctx, sock.Abort)}, nil
+	return &leg{server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}, nil
 }

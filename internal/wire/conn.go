@@ -10,9 +10,11 @@ package wire
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync/atomic"
 	"time"
 )
@@ -341,7 +343,8 @@ func Duplex(client, backend *Conn, up, down func() error) error {
 	run := func(e end, direction func() error) {
 		defer func() { ends <- e }()
 		defer func() {
-			if e.caught = recover(); e.caught != nil {
+			if r := recover(); r != nil {
+				e.caught = fmt.Errorf("%v\n%s", r, debug.Stack())
 				e.err = errPanic
 			}
 		}()
