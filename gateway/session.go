@@ -225,22 +225,29 @@ func beginsRecord(b []byte) bool {
 // turnedAway writes the last words of a dialogue that leads nowhere and waits
 // a moment for the client to take them.
 func (s *session) turnedAway(h upgraders.Handover, err error) (outcome, error) {
+	o := s.rejected(err)
 	if len(h.Reply) > 0 {
 		s.sock.SetWriteDeadline(time.Now().Add(lastWords))
 		s.conn.Write(h.Reply)
 	}
 	s.linger()
-	if s.reason = upgraders.Reason(err); s.reason != "" {
-		if s.reason == "timeout" && s.sock.Received() == 0 {
-			return outcomeSilent, err
-		}
-		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
-		return outcomeRejected, err
+	return o, err
+}
+
+// rejected names the end of a session that never was joined, and counts it
+// where a rule of ours was broken.
+func (s *session) rejected(err error) outcome {
+	switch reason := upgraders.Reason(err); {
+	case reason == "timeout" && s.sock.Received() == 0:
+		return outcomeSilent
+	case reason != "":
+		s.reason = reason
+		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, reason).Inc()
+		return outcomeRejected
+	case s.sock.Received() == 0:
+		return outcomeConnectOnly
 	}
-	if s.sock.Received() == 0 {
-		return outcomeConnectOnly, err
-	}
-	return outcomeLeft, err
+	return outcomeLeft
 }
 
 // linger closes the sending side and reads the rest for a moment: a close with
@@ -327,12 +334,9 @@ func (s *session) bye() {
 
 // acceptFailed ends a session whose first words inside TLS were none.
 func (s *session) acceptFailed(err error) (outcome, error) {
+	o := s.rejected(err)
 	s.bye()
-	if s.reason = upgraders.Reason(err); s.reason != "" {
-		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
-		return outcomeRejected, err
-	}
-	return outcomeLeft, err
+	return o, err
 }
 
 // joinFailed ends a session that broke between greeting and replay.
@@ -350,6 +354,9 @@ func (s *session) joinFailed(err error) (outcome, error) {
 // ended closes both sides of a session that ended in its filtered phase.
 func (s *session) ended(backend *leg, err error) (outcome, error) {
 	o, err := outcomeOf(err)
+	if o == outcomeRejected {
+		s.rejected(err)
+	}
 	switch o {
 	case outcomeOK, outcomeIdle, outcomeShutdown, outcomeRejected:
 		backend.sock.CloseWrite()
@@ -358,10 +365,6 @@ func (s *session) ended(backend *leg, err error) (outcome, error) {
 		// A stream that broke must not look finished, to either side.
 		backend.sock.Abort()
 		s.sock.Abort()
-	}
-	if o == outcomeRejected {
-		s.reason = upgraders.Reason(err)
-		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, s.reason).Inc()
 	}
 	return o, err
 }
