@@ -194,7 +194,11 @@ func load(certFile, keyFile string) (*tls.Certificate, error) {
 
 func parseChain(file string, data []byte) (chain []*x509.Certificate, err error) {
 	var other []string
-	for block := range blocks(data) {
+	blocks, err := parsePEM(file, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, block := range blocks {
 		if block.Type != "CERTIFICATE" {
 			other = append(other, block.Type)
 			continue
@@ -218,7 +222,11 @@ func parseChain(file string, data []byte) (chain []*x509.Certificate, err error)
 
 func parseKey(file string, data []byte) (crypto.Signer, error) {
 	var other []string
-	for block := range blocks(data) {
+	blocks, err := parsePEM(file, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, block := range blocks {
 		if !isKey(block.Type) {
 			other = append(other, block.Type)
 			continue
@@ -289,16 +297,21 @@ func explain(err error) error {
 	return err
 }
 
-// blocks yields the PEM blocks of a file.
-func blocks(data []byte) func(yield func(*pem.Block) bool) {
-	return func(yield func(*pem.Block) bool) {
-		for {
-			var block *pem.Block
-			if block, data = pem.Decode(data); block == nil || !yield(block) {
-				return
-			}
+// parsePEM returns the PEM blocks of a file. package pem skips a block that it
+// cannot decode, which would make a short chain of a file cut in the middle.
+func parsePEM(file string, data []byte) (blocks []*pem.Block, err error) {
+	begun := bytes.Count(data, []byte("-----BEGIN "))
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
 		}
+		blocks = append(blocks, block)
 	}
+	if len(blocks) < begun {
+		return nil, fmt.Errorf("%s: one of its %d PEM blocks is damaged or cut off: write the file again, whole", file, begun)
+	}
+	return blocks, nil
 }
 
 func isKey(blockType string) bool {
