@@ -1,0 +1,83 @@
+package config
+
+import (
+	"fmt"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// notYet lists what the schema knows and the gateway cannot do. It is read,
+// checked and then refused, for nothing may be ignored in silence. Whoever
+// builds one of these deletes its line.
+var notYet = []struct {
+	path    string // of a block or attribute; "listener" for a protocol
+	value   string // of the attribute or label; "": whatever it is
+	instead string
+}{
+	{"acme", "", "Have another program renew the certificate, and write cert_file and key_file: they are read again when they change."},
+	{"certificate.acme", "", "Write cert_file and key_file, or self_signed = true."},
+	{"certificate.bootstrap", "", "It is about acme: leave it out."},
+	{"certificate.key", "", "It is about acme: leave it out."},
+
+	{"listener", "ftp", ""},
+	{"listener", "http", ""},
+	{"listener", "irc", ""},
+	{"listener", "ldap", ""},
+	{"listener", "lmtp", ""},
+	{"listener", "mysql", ""},
+	{"listener", "nntp", ""},
+	{"listener", "pop3", ""},
+	{"listener", "postgres", ""},
+	{"listener", "sieve", ""},
+	{"listener", "telnet", ""},
+	{"listener", "web", ""},
+	{"listener", "xmpp", ""},
+	{"listener", "xmpp-server", ""},
+
+	{"listener.mode", "auto", "Write two listeners, one with mode = \"starttls\" and one with mode = \"implicit\"."},
+	{"listener.auto_wait", "", "It is about mode = \"auto\": leave it out."},
+	{"listener.route.host", "", "It is about xmpp: write sni."},
+
+	{"policy.proxy_protocol", "", "Let the load balancer keep the client's address, as one on layer 4 can."},
+	{"policy.downgrade", "refuse", "Leave it out: downgrades are reported."},
+
+	{"backend.balance", "least_conn", "Write balance = \"round_robin\"."},
+	{"backend.balance", "source", "Write balance = \"round_robin\"."},
+	{"backend.send", "proxy-v1", "Write send = \"proxy-v2\"."},
+	{"backend.max_connections", "", "Bound the sessions with policy.limits.connections."},
+	{"backend.tls", "", "Keep the way to the backend private, or wrap it in a tunnel."},
+	{"backend.server.weight", "", "Leave it out: servers have equal shares."},
+	{"backend.server.backup", "", "Leave it out: the next server is tried when one refuses."},
+	{"backend.server.max_connections", "", "Bound the sessions with policy.limits.connections."},
+
+	{"tls.min_version", "1.0", "Write min_version = \"1.2\"."},
+	{"tls.min_version", "1.1", "Write min_version = \"1.2\"."},
+	{"tls.tickets", "shared", "Leave it out: tickets are good on the gateway that issued them."},
+	{"tls.records", "", "Leave it out."},
+
+	{"resolver", "", "Leave it out: the system's resolvers are asked."},
+}
+
+// refuseNotYet reports a use of something in notYet.
+func (l *loader) refuseNotYet(path string, value cty.Value, at hcl.Range) bool {
+	for _, f := range notYet {
+		if f.path != path || f.value != "" && !is(value, f.value) {
+			continue
+		}
+		what := path
+		switch {
+		case path == "listener":
+			what = "The protocol " + f.value
+		case f.value != "":
+			what = fmt.Sprintf("%s = %q", path, f.value)
+		}
+		l.errorf(at, what+" is not available yet", "%s", f.instead)
+		return true
+	}
+	return false
+}
+
+func is(v cty.Value, s string) bool {
+	return v.IsKnown() && !v.IsNull() && v.Type() == cty.String && v.AsString() == s
+}

@@ -1,0 +1,46 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sallyport/sallyport/gateway"
+)
+
+// warnOpossum warns, once for all, of a certificate that serves a protocol
+// both by implicit TLS and by STARTTLS: someone in between can join the one
+// kind of session to the other and shift the answers against the requests
+// (Opossum, CVE-2025-49812).
+func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
+	var pairs []string
+	var first *listenerBlock
+	for i, a := range l.root.Listeners {
+		for _, b := range l.root.Listeners[i+1:] {
+			ga, gb := listeners[a], listeners[b]
+			if ga == nil || gb == nil || ga.Protocol != gb.Protocol || ga.Mode == gb.Mode || !l.shareCertificate(a, b) {
+				continue
+			}
+			if a.Opossum.Value == "accepted" || b.Opossum.Value == "accepted" {
+				continue
+			}
+			if first == nil {
+				first = a
+			}
+			pairs = append(pairs, fmt.Sprintf("%s and %s", ga.Name, gb.Name))
+		}
+	}
+	if first != nil {
+		l.warnf(first.At, "One certificate for both ways to begin TLS", "Who sits between can join a session of the one kind to the other (Opossum, CVE-2025-49812): %s. Give each its own names and certificate with certs, or write opossum = \"accepted\" in one of each two.", strings.Join(pairs, ", "))
+	}
+}
+
+func (l *loader) shareCertificate(a, b *listenerBlock) bool {
+	of := func(b *listenerBlock) []*certificateBlock {
+		if b.Certs.written {
+			return b.Certs.Value
+		}
+		return l.root.Certificates
+	}
+	return slices.ContainsFunc(of(a), func(c *certificateBlock) bool { return slices.Contains(of(b), c) })
+}

@@ -1,0 +1,133 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/sallyport/sallyport/gateway"
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+func (l *loader) routes(b *listenerBlock, p *upgraders.Protocol) (routes []*gateway.Route) {
+	blocks := b.Routes
+	switch {
+	case b.Backend.written && len(blocks) > 0:
+		l.errorf(b.Backend.At, "Backend beside routes", "backend is short for a single route: write it as the last one, route { backend = … }.")
+	case b.Backend.written:
+		blocks = []*routeBlock{{Backend: b.Backend}}
+	case len(blocks) == 0:
+		l.errorf(b.At, "No backend", "Write where sessions go: backend = backend.name, or route blocks%s", l.instead("backend", ""))
+	}
+	l.checkOrder(blocks)
+	for _, r := range blocks {
+		route := &gateway.Route{SNI: plain(r.SNI.Value), Host: plain(r.Host.Value)}
+		if r.TLS.good() {
+			route.TLS = l.tls[r.TLS.Value]
+		}
+		if r.Backend.good() {
+			route.Backend = l.backends[r.Backend.Value]
+			l.checkForward(r.Backend.Value, b, p)
+			l.warnClientFacts(r.Backend, p)
+		}
+		routes = append(routes, route)
+	}
+	return routes
+}
+
+func plain(names []sni) (list []string) {
+	for _, n := range names {
+		list = append(list, string(n))
+	}
+	return list
+}
+
+// checkOrder refuses routes that no session can reach, because those before
+// them match whatever they match.
+func (l *loader) checkOrder(blocks []*routeBlock) {
+	for i, r := range blocks {
+		if r.SNI.bad || r.Host.written {
+			continue
+		}
+		for _, before := range blocks[:i] {
+			if !before.SNI.bad && !before.Host.written && before.shadows(r) {
+				l.errorf(r.At, "A route that no session reaches", "The route at %s matches all that this one does: move this one before it, or leave it out.", where(before.At))
+				break
+			}
+		}
+	}
+}
+
+func (r *routeBlock) shadows(later *routeBlock) bool {
+	if len(r.SNI.Value) == 0 {
+		return true
+	}
+	if len(later.SNI.Value) == 0 {
+		return false
+	}
+	for _, name := range later.SNI.Value {
+		if !slices.ContainsFunc(r.SNI.Value, func(p sni) bool { return p.covers(name) }) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkForward refuses client facts that the protocol of a listener cannot
+// tell.
+func (l *loader) checkForward(backend *backendBlock, b *listenerBlock, p *upgraders.Protocol) {
+	if backend.Forward == nil {
+		return
+	}
+	for _, f := range backend.Forward.written() {
+		if slices.Contains(p.Forwards, f.name) {
+			continue
+		}
+		instead := `write send = "proxy-v2"`
+		if len(p.Forwards) > 0 {
+			instead += " or forward { " + p.Forwards[0] + " = … }"
+		}
+		l.errorf(f.at, "Client facts that the protocol cannot tell", "%s has no %s, and listener %q sends its sessions here: %s.", p.Name, f.name, b.Name.Value, instead)
+	}
+}
+
+type forwarded struct {
+	name string
+	at   hcl.Range
+}
+
+func (b *forwardBlock) written() (list []forwarded) {
+	if b.XCLIENT.Value {
+		list = append(list, forwarded{"xclient", b.XCLIENT.At})
+	}
+	if b.ID.Value {
+		list = append(list, forwarded{"id", b.ID.At})
+	}
+	if b.WEBIRC.Value != "" {
+		list = append(list, forwarded{"webirc", b.WEBIRC.At})
+	}
+	return list
+}
+
+// warnClientFacts warns of a route whose backend takes the gateway for the
+// client: what it grants to the gateway's address it grants to everyone.
+func (l *loader) warnClientFacts(to attr[*backendBlock], p *upgraders.Protocol) {
+	if to.Value.tellsClient() {
+		return
+	}
+	danger := "what it grants to that address, it grants to everyone"
+	if p.Name == "smtp" {
+		danger = "an open relay if that is in mynetworks"
+	}
+	cure := fmt.Sprintf(`Write send = "proxy-v2" in backend %q`, to.Value.label())
+	switch {
+	case slices.Contains(p.Forwards, "xclient"):
+		cure += ", or forward { xclient = true }"
+	case slices.Contains(p.Forwards, "id"):
+		cure += ", or forward { id = true }"
+	case slices.Contains(p.Forwards, "webirc"):
+		cure += ", or forward { webirc = … }"
+	}
+	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. %s, and let the backend accept it from the gateway only.", danger, cure)
+}

@@ -1,0 +1,88 @@
+package config
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/sallyport/sallyport/gateway"
+)
+
+type tlsBlock struct {
+	block
+	Name       attr[ident]      `hcl:"name,label"`
+	MinVersion attr[string]     `hcl:"min_version,optional" default:"1.2" enum:"1.0|1.1|1.2|1.3" doc:"the lowest version of TLS"`
+	Tickets    attr[string]     `hcl:"tickets,optional" default:"memory" enum:"memory|shared" doc:"where the keys of session tickets are: in memory, or in the store that replicas share"`
+	Records    attr[string]     `hcl:"records,optional" default:"standard" enum:"standard|compact" doc:"what carries TLS records after the handshake: crypto/tls, or an implementation that holds less memory"`
+	ClientAuth *clientAuthBlock `hcl:"client_auth,block" doc:"Asks clients for a certificate. A session whose certificate we verified is labelled authenticated."`
+}
+
+type clientAuthBlock struct {
+	block
+	Mode   attr[string] `hcl:"mode" enum:"request|require" doc:"whether a client may come without one"`
+	CAFile attr[string] `hcl:"ca_file" doc:"PEM file with the authorities to trust for clients"`
+}
+
+func (b *tlsBlock) label() string { return string(b.Name.Value) }
+
+func (l *loader) tlsSettings(b *tlsBlock) *gateway.TLS {
+	versions := map[string]uint16{
+		"1.0": tls.VersionTLS10,
+		"1.1": tls.VersionTLS11,
+		"1.2": tls.VersionTLS12,
+		"1.3": tls.VersionTLS13,
+	}
+	settings := &gateway.TLS{Name: b.label(), MinVersion: versions[b.MinVersion.Value]}
+	if b.MinVersion.good() && settings.MinVersion < tls.VersionTLS12 {
+		l.warnf(b.MinVersion.At, "Old versions of TLS", "TLS %s is broken (RFC 8996). It is better than nothing only where cleartext is the alternative (RFC 7435, 3): see that no other listener uses tls.%s.", b.MinVersion.Value, b.label())
+	}
+	if b.ClientAuth != nil {
+		settings.ClientAuth = l.clientAuth(b.ClientAuth)
+	}
+	return settings
+}
+
+func (l *loader) clientAuth(b *clientAuthBlock) *gateway.ClientAuth {
+	auth := &gateway.ClientAuth{Require: b.Mode.Value == "require"}
+	if !b.CAFile.good() {
+		return auth
+	}
+	pool, digest := l.authorities(b.CAFile.Value, b.CAFile.At)
+	auth.CAs = pool
+	auth.Identity = b.Mode.Value + ":" + digest
+	return auth
+}
+
+// authorities reads a file of certificates to trust. The digest changes
+// whenever they do.
+func (l *loader) authorities(path string, at hcl.Range) (*x509.CertPool, string) {
+	pool, n, sum := x509.NewCertPool(), 0, sha256.New()
+	text, err := l.readText(path)
+	for rest := []byte(text); err == nil; {
+		var p *pem.Block
+		if p, rest = pem.Decode(rest); p == nil {
+			break
+		}
+		if p.Type != "CERTIFICATE" {
+			continue
+		}
+		var cert *x509.Certificate
+		if cert, err = x509.ParseCertificate(p.Bytes); err == nil {
+			pool.AddCert(cert)
+			sum.Write(cert.Raw)
+			n++
+		}
+	}
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%s: no CERTIFICATE block in PEM form: write the authorities' certificates there", l.path(path))
+	}
+	if err != nil {
+		l.errorf(at, "The authorities cannot be read", "%s", sentence(err))
+	}
+	return pool, hex.EncodeToString(sum.Sum(nil))
+}
