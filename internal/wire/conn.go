@@ -129,6 +129,15 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, c.interrupted(err)
 }
 
+// Putback puts bytes that Read gave back to where they came from: before all
+// that is unread. It is for copying in large pieces up to an end that is only
+// seen when it has come.
+func (c *Conn) Putback(p []byte) {
+	if len(p) > 0 {
+		c.buf, c.r = append(bytes.Clone(p), c.Unread()...), 0
+	}
+}
+
 // Discard takes up to n buffered bytes; it never reads.
 func (c *Conn) Discard(n int) {
 	c.r += min(n, c.Buffered())
