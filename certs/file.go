@@ -83,33 +83,26 @@ func (s *FileSource) Warnings() []string {
 	return w
 }
 
-// refresh reads the files when they are not those of the last time.
+// refresh reads the files when they are not those of the last time. Whatever
+// goes wrong is tried again at the next look, since the files may be
+// half-written. What it remembers was looked up before it read, so that a
+// change in between shows at the next look too.
 func (s *FileSource) refresh() (changed bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	before, err := s.stat()
+	found, err := s.stat()
 	if err != nil {
 		return false, err
 	}
-	if same(s.seen, before) {
+	if same(s.seen, found) {
 		return false, nil
 	}
-	// From here on, whatever goes wrong is tried again at the next look: the
-	// files may be half-written.
-	s.seen = [2]os.FileInfo{}
 	fresh, err := load(s.certFile, s.keyFile)
 	if err != nil {
 		return false, err
 	}
-	after, err := s.stat()
-	if err != nil {
-		return false, err
-	}
-	if !same(before, after) {
-		return false, fmt.Errorf("%s and %s change while they are read: write new files and rename them into place", s.certFile, s.keyFile)
-	}
-	if settled(after) {
-		s.seen = after
+	if settled(found) {
+		s.seen = found
 	}
 	if old := s.current.Load(); old != nil && slices.EqualFunc(old.Certificate, fresh.Certificate, bytes.Equal) {
 		return false, nil
