@@ -1,0 +1,56 @@
+// Package upgradertest is what every protocol is tested with: dialogues that
+// are played through the real gateway on loopback, a check of the contract, and
+// a fuzz target. A protocol's own test is a few lines:
+//
+//	func TestDialogues(t *testing.T) { upgradertest.Run(t, smtp.Protocol()) }
+//	func FuzzUpgrade(f *testing.F)   { upgradertest.Fuzz(f, smtp.Protocol()) }
+//
+// # Scripts
+//
+// A dialogue is a text file, testdata/NN-name.txt, one case each. It opens with
+// a comment that says which property it holds, and which document demands it.
+//
+//	# RFC 3207, 4.2: what the client learned before TLS is void.
+//
+// Then the setting, where it isn't the default:
+//
+//	mode implicit            TLS from the first byte (default: starttls)
+//	cleartext allow          a session may go on without TLS (default: refuse)
+//	cleartext_auth true      and may send a password (default: the protocol's)
+//	hostname mx.example.org  what the gateway calls itself (default: gw.example.org)
+//	certificate none         a listener that has no certificate to serve
+//	option NAME=VALUE        one of the protocol's options, by its hcl tag
+//	forward xclient          client facts for the backend: xclient, id
+//	caps LINE                a capability that the backend's probe has learned;
+//	                         without any, nothing is known of the backend
+//	policy NAME=VALUE        dialogue_timeout, dialogue_bytes, dialogue_commands,
+//	                         handshake_timeout, idle_timeout, stall_timeout
+//	backend down             nobody listens there (any more)
+//	alpn ID                  what the client offers in `tls`; repeatable
+//	go-ahead none            the protocol has no go-ahead: TLS follows the request
+//
+// Then what happens, in order; C is the client, B the backend:
+//
+//	C> text     the client sends the text and CRLF; C>- without CRLF
+//	C>+ text    the same, in one segment with the next C>: pipelining, injection
+//	C< text     the client must see the text and CRLF, and nothing else before; C<- without
+//	C<~ regexp  the client must see a line which, without its CRLF, matches as a whole
+//	B> B< …     the same for the backend
+//	tls         the client shakes hands, and verifies the name gw.example.org
+//	tls fails   it tries to, and the handshake must fail
+//	eof         the client half-closes (close_notify, or FIN); B eof: the backend does
+//	closed      the client must see the end of the stream and nothing before it: inside
+//	            TLS a close_notify, in the clear FIN or RST; B closed: the backend must
+//	B none      nobody must have connected to the backend
+//	error NAME  the outcome or the reason in the session's log line must be NAME
+//
+// In every text \r \n \t \0 \\ and \xNN stand for bytes and \(A*600) for 600
+// times A; a text that begins with `hex ` is bytes in hexadecimal, without
+// CRLF. What neither side was expected to see fails the script at its end, and
+// so do a backend that is contacted without a B line, and a dialogue that is
+// rejected without an error line.
+//
+// Each script is played as written and, unless it holds C>+, once more with
+// each byte in a write of its own; what C>+ injects is also cut in two at every
+// byte. So framing is tested for free.
+package upgradertest
