@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	patience = 10 * time.Second       // for what must come
+	patience = 10 * time.Second       // for what must come, also on a machine that is busy
 	glance   = 10 * time.Millisecond  // for what must not
 	gap      = 5 * time.Millisecond   // between the pieces of a split
 	breath   = 100 * time.Microsecond // between two bytes sent singly
@@ -60,19 +60,20 @@ type peer struct {
 	buf      []byte   // read and not yet looked at
 	all      []byte   // everything read in the clear
 	bytewise bool
+	patience time.Duration
 	failed   bool // the handshake did
 	t        *transcript
 }
 
-func newPeer(name string, c net.Conn, bytewise bool, t *transcript) *peer {
-	return &peer{name: name, raw: c, conn: c, bytewise: bytewise, t: t}
+func (st *stage) newPeer(name string, c net.Conn) *peer {
+	return &peer{name: name, raw: c, conn: c, bytewise: st.bytewise, patience: st.s.patience, t: st.t}
 }
 
 // send writes b, at once or byte by byte. That the other side has closed in
 // the meantime is for the expectations that follow to tell.
 func (p *peer) send(b []byte) {
 	p.t.add("%s> %s", p.name, quoted(b))
-	p.conn.SetWriteDeadline(time.Now().Add(patience))
+	p.conn.SetWriteDeadline(time.Now().Add(p.patience))
 	size := max(1, len(b))
 	if p.bytewise {
 		size = 1
@@ -107,8 +108,8 @@ func (p *peer) fill(wait time.Duration) error {
 // see takes exactly want.
 func (p *peer) see(want []byte) error {
 	for len(p.buf) < len(want) && bytes.HasPrefix(want, p.buf) {
-		if err := p.fill(patience); err != nil {
-			return fmt.Errorf("want %s\n\tgot  %s, then %v", quoted(want), quoted(p.buf), explain(err))
+		if err := p.fill(p.patience); err != nil {
+			return fmt.Errorf("want %s\n\tgot  %s, then %v", quoted(want), quoted(p.buf), p.explain(err))
 		}
 	}
 	if !bytes.HasPrefix(p.buf, want) {
@@ -122,8 +123,8 @@ func (p *peer) see(want []byte) error {
 // seeMatch takes one line that matches.
 func (p *peer) seeMatch(re *regexp.Regexp) error {
 	for bytes.IndexByte(p.buf, '\n') < 0 {
-		if err := p.fill(patience); err != nil {
-			return fmt.Errorf("want a line that matches %s\n\tgot  %s, then %v", re, quoted(p.buf), explain(err))
+		if err := p.fill(p.patience); err != nil {
+			return fmt.Errorf("want a line that matches %s\n\tgot  %s, then %v", re, quoted(p.buf), p.explain(err))
 		}
 	}
 	line := p.buf[:bytes.IndexByte(p.buf, '\n')+1]
@@ -141,7 +142,7 @@ func (p *peer) seeEnd() error {
 		if len(p.buf) > 0 && !(p.failed && onlyAlerts(p.buf)) {
 			return fmt.Errorf("want the end of the stream\n\tgot  %s", quoted(p.buf))
 		}
-		if ended, err := p.ended(p.fill(patience)); ended {
+		if ended, err := p.ended(p.fill(p.patience)); ended {
 			return err
 		}
 	}
@@ -150,7 +151,7 @@ func (p *peer) seeEnd() error {
 // drain takes everything until the end of the stream.
 func (p *peer) drain() error {
 	for {
-		if ended, err := p.ended(p.fill(patience)); ended {
+		if ended, err := p.ended(p.fill(p.patience)); ended {
 			p.buf = nil
 			return err
 		}
@@ -166,7 +167,7 @@ func (p *peer) ended(err error) (bool, error) {
 		p.t.add("%s< the end", p.name)
 		return true, nil
 	}
-	return true, fmt.Errorf("want the end of the stream\n\tgot  %v", explain(err))
+	return true, fmt.Errorf("want the end of the stream\n\tgot  %v", p.explain(err))
 }
 
 // quiet reports what was never asked for.
@@ -185,9 +186,9 @@ func (p *peer) handshake(roots *x509.CertPool, alpn []string) error {
 	if len(p.buf) > 0 {
 		return fmt.Errorf("cleartext where TLS is due: %s", quoted(p.buf))
 	}
-	p.raw.SetDeadline(time.Now().Add(patience))
+	p.raw.SetDeadline(time.Now().Add(p.patience))
 	c := tls.Client(p.raw, &tls.Config{RootCAs: roots, ServerName: serverName, NextProtos: alpn})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), p.patience)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
 		p.t.add("%s  handshake: %v", p.name, err)
@@ -222,9 +223,9 @@ func (p *peer) closeWrite() error {
 }
 
 // explain says what a deadline means here.
-func explain(err error) error {
+func (p *peer) explain(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("nothing more in %v", patience)
+		return fmt.Errorf("nothing more in %v", p.patience)
 	}
 	return err
 }

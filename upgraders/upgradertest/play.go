@@ -110,7 +110,7 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 		if err != nil {
 			return st, fmt.Errorf("the gateway does not ask for the backend's capabilities: %w", err)
 		}
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(s.patience))
 		io.Copy(io.Discard, c)
 		c.Close()
 	}
@@ -122,11 +122,11 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 	if len(addrs) != 1 {
 		return st, fmt.Errorf("the gateway is bound to %v, want one address", addrs)
 	}
-	c, err := net.DialTimeout("tcp", addrs[0].String(), patience)
+	c, err := net.DialTimeout("tcp", addrs[0].String(), s.patience)
 	if err != nil {
 		return st, err
 	}
-	st.client = newPeer("C", c, bytewise, st.t)
+	st.client = st.newPeer("C", c)
 	return st, nil
 }
 
@@ -187,8 +187,8 @@ func (st *stage) accept() (net.Conn, error) {
 			return nil, net.ErrClosed
 		}
 		return c, nil
-	case <-time.After(patience):
-		return nil, fmt.Errorf("nobody connected to the backend in %v", patience)
+	case <-time.After(st.s.patience):
+		return nil, fmt.Errorf("nobody connected to the backend in %v", st.s.patience)
 	}
 }
 
@@ -200,7 +200,7 @@ func (st *stage) atBackend() (*peer, error) {
 			return nil, err
 		}
 		st.t.add("B  is connected to")
-		st.backend = newPeer("B", c, st.bytewise, st.t)
+		st.backend = st.newPeer("B", c)
 	}
 	return st.backend, nil
 }
@@ -226,13 +226,13 @@ func (st *stage) perform(step step) (err error) {
 	case "tls fails":
 		err := p.handshake(st.ca.roots, st.s.alpn)
 		if err == nil {
-			err = p.confirm(patience)
+			err = p.confirm(p.patience)
 		}
 		switch {
 		case err == nil:
 			return errors.New("want a failed handshake\n\tgot  a session in TLS")
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return fmt.Errorf("want a failed handshake\n\tgot  %v", explain(err))
+			return fmt.Errorf("want a failed handshake\n\tgot  %v", p.explain(err))
 		}
 		p.failed, p.conn = true, p.raw
 	case "eof", "B eof":
@@ -315,8 +315,8 @@ func (st *stage) ended() (session, error) {
 		return e, nil
 	case c := <-unexpected:
 		return session{}, dialled(c)
-	case <-time.After(patience):
-		return session{}, fmt.Errorf("want a session that ends when its peers leave\n\tgot  one that is open after %v", patience)
+	case <-time.After(st.s.patience):
+		return session{}, fmt.Errorf("want a session that ends when its peers leave\n\tgot  one that is open after %v", st.s.patience)
 	}
 }
 
@@ -333,7 +333,7 @@ func (st *stage) tearDown() {
 		}
 	}
 	if st.gw != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), st.s.patience)
 		defer cancel()
 		st.gw.Shutdown(ctx)
 	}

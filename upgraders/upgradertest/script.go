@@ -34,6 +34,7 @@ type script struct {
 	caps          upgraders.Capabilities
 	policy        *gateway.Policy
 	alpn          []string
+	patience      time.Duration
 	steps         []step
 }
 
@@ -111,6 +112,7 @@ func parse(path, text string) (*script, error) {
 		mode:     gateway.StartTLS,
 		hostname: serverName,
 		policy:   gateway.NewPolicy(),
+		patience: patience,
 	}
 	fail := func(line int, format string, args ...any) (*script, error) {
 		return nil, fmt.Errorf("%s:%d: %s", path, line, fmt.Sprintf(format, args...))

@@ -54,7 +54,9 @@ func TestFlaws(t *testing.T) {
 				for _, s := range scripts {
 					if s.name == tt.script {
 						found = true
-						wantError(t, "the script", tt.says, perform(s, p, ca))
+						hasty := *s
+						hasty.patience = time.Second
+						wantError(t, "the script", tt.says, perform(&hasty, p, ca))
 					}
 				}
 				if !found {
@@ -71,15 +73,14 @@ func TestFlaws(t *testing.T) {
 	}
 }
 
-// fuzzSeeds judges what `go test` judges without -fuzz, and one dialogue more:
-// each seed in each setting with another name in it.
+// fuzzSeeds judges the first seeds in each setting, with another name in them.
 func fuzzSeeds(scripts []*script, f flaw) []error {
 	z, err := newFuzzer(scripts, toyProtocol(f))
 	if err != nil {
 		return []error{err}
 	}
 	var errs []error
-	for i, seed := range z.seeds {
+	for i, seed := range z.seeds[:4] {
 		for setting := range z.settings {
 			said := []byte(strings.ReplaceAll(string(seed), "attacker", "else"))
 			if err := z.judge(said, uint64(i), byte(setting)); err != nil {
@@ -187,6 +188,7 @@ func TestPlayFails(t *testing.T) {
 			t.Parallel()
 			s, err := parse("01-x.txt", tt.script)
 			if err == nil {
+				s.patience = time.Second
 				err = play(s, toyProtocol(""), ca, false)
 			}
 			wantError(t, "the runner", tt.want, err)
