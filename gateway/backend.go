@@ -69,68 +69,75 @@ func (b *backend) connectTimeout() time.Duration {
 // at their limit are left out.
 func (b *backend) order(client netip.Addr) []*server {
 	var total int64
+	var classes [4][]*server
 	for _, sv := range b.servers {
-		total += sv.active.Load()
+		active := sv.active.Load()
+		total += active
+		if sv.MaxConnections > 0 && active >= int64(sv.MaxConnections) {
+			continue
+		}
+		class := 0
+		if sv.Backup {
+			class |= 1
+		}
+		if sv.down.Load() {
+			class |= 2
+		}
+		classes[class] = append(classes[class], sv)
 	}
 	if b.cfg.MaxConnections > 0 && total >= int64(b.cfg.MaxConnections) {
 		return nil
 	}
-	candidates := make([]*server, 0, len(b.servers))
-	for _, sv := range b.servers {
-		if sv.MaxConnections == 0 || sv.active.Load() < int64(sv.MaxConnections) {
-			candidates = append(candidates, sv)
-		}
+	turn := b.turn.Add(1) - 1
+	var order []*server
+	for _, class := range classes {
+		b.balance(class, client, turn)
+		order = append(order, class...)
 	}
-	rank := b.ranking(client)
-	slices.SortStableFunc(candidates, func(x, y *server) int {
-		return cmp.Or(
-			compareBool(x.down.Load(), y.down.Load()),
-			compareBool(x.Backup, y.Backup),
-			cmp.Compare(rank[x], rank[y]),
-		)
-	})
-	return candidates
+	return order
 }
 
-// ranking gives each server a number; the smallest is due.
-func (b *backend) ranking(client netip.Addr) map[*server]float64 {
-	rank := make(map[*server]float64, len(b.servers))
+// balance sorts equal servers, the one that is due first.
+func (b *backend) balance(servers []*server, client netip.Addr, turn uint64) {
+	if len(servers) < 2 {
+		return
+	}
 	switch b.cfg.Balance {
 	case LeastConn:
-		for _, sv := range b.servers {
-			rank[sv] = float64(sv.active.Load()) / sv.weight()
-		}
+		slices.SortStableFunc(servers, func(x, y *server) int {
+			return cmp.Compare(float64(x.active.Load())/x.weight(), float64(y.active.Load())/y.weight())
+		})
 	case Source:
 		// Weighted rendezvous hashing: a client keeps its server, and a
 		// server that leaves moves only its own clients.
-		for _, sv := range b.servers {
-			h := fnv.New64a()
-			h.Write(clientKey(client).AsSlice())
-			h.Write([]byte(sv.Address))
-			u := (float64(mix(h.Sum64())>>11) + 0.5) / (1 << 53)
-			rank[sv] = -math.Log(u) / sv.weight()
-		}
+		slices.SortStableFunc(servers, func(x, y *server) int { return cmp.Compare(x.distance(client), y.distance(client)) })
 	default:
-		// Each turn has one due server; the others follow it in a ring, so
-		// that the clients of one that fails spread over the rest.
+		// One server is due; the others follow it in a ring, so that the
+		// clients of one that fails spread over the rest.
 		var sum uint64
-		for _, sv := range b.servers {
+		for _, sv := range servers {
 			sum += uint64(sv.weight())
 		}
-		at, first := (b.turn.Add(1)-1)%sum, 0
-		for i, sv := range b.servers {
+		at := turn % sum
+		for i, sv := range servers {
 			w := uint64(sv.weight())
 			if at < w {
-				first = i
-				break
+				rotated := slices.Concat(servers[i:], servers[:i])
+				copy(servers, rotated)
+				return
 			}
 			at -= w
 		}
-		for i, sv := range b.servers {
-			rank[sv] = float64((i - first + len(b.servers)) % len(b.servers))
-		}
 	}
-	return rank
+}
+
+// distance is a server's place in the rendezvous hashing of a client.
+func (sv *server) distance(client netip.Addr) float64 {
+	h := fnv.New64a()
+	h.Write(clientKey(client).AsSlice())
+	h.Write([]byte(sv.Address))
+	u := (float64(mix(h.Sum64())>>11) + 0.5) / (1 << 53)
+	return -math.Log(u) / sv.weight()
 }
 
 // mix finishes a hash whose high bits FNV leaves poor (MurmurHash3's fmix64).
@@ -143,16 +150,6 @@ func mix(h uint64) uint64 {
 }
 
 func (sv *server) weight() float64 { return float64(max(1, sv.Weight)) }
-
-func compareBool(x, y bool) int {
-	switch {
-	case x == y:
-		return 0
-	case y:
-		return -1
-	}
-	return 1
-}
 
 // start begins the probes of a backend that has them.
 func (b *backend) start(ctx context.Context) {

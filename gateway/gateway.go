@@ -161,9 +161,9 @@ func (cfg *Config) validate() error {
 			return fmt.Errorf("listener %q: its name must be unique and not empty", l.Name)
 		case l.Protocol == nil || l.Upgrader == nil:
 			return fmt.Errorf("listener %q has no protocol", l.Name)
-		case l.Mode != StartTLS && l.Mode != Implicit:
-			return fmt.Errorf("listener %q: mode %q is not one of starttls, implicit", l.Name, l.Mode)
-		case l.Mode == StartTLS && l.Protocol.Keyword == "":
+		case l.Mode != StartTLS && l.Mode != Implicit && l.Mode != Auto:
+			return fmt.Errorf("listener %q: mode %q is not one of starttls, implicit, auto", l.Name, l.Mode)
+		case l.Mode != Implicit && l.Protocol.Keyword == "":
 			return fmt.Errorf("listener %q: %s has no way to ask for TLS; use mode implicit", l.Name, l.Protocol.Name)
 		case l.Certificates == nil || l.Policy == nil:
 			return fmt.Errorf("listener %q needs certificates and a policy", l.Name)

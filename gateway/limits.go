@@ -66,8 +66,24 @@ func clientKey(a netip.Addr) netip.Addr {
 	return a
 }
 
-// admit counts a connection in and returns "", or says which limit it would
-// break.
+// enter counts a connection in and returns "", or says which limit it would
+// break. Whose it is may not be known yet: a PROXY header may have to be read.
+func (l *limiter) enter() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch m := l.limits; {
+	case m.Connections > 0 && l.active >= m.Connections:
+		return "connections"
+	case m.Pending > 0 && l.pending >= m.Pending:
+		return "pending"
+	}
+	l.active++
+	l.pending++
+	return ""
+}
+
+// admit counts an entered connection as a client's and returns "", or says
+// which of the client's limits it would break.
 func (l *limiter) admit(client netip.Addr, now time.Time) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -90,24 +106,18 @@ func (l *limiter) admit(client netip.Addr, now time.Time) string {
 		}
 	}
 	switch {
-	case m.Connections > 0 && l.active >= m.Connections:
-		return "connections"
-	case m.Pending > 0 && l.pending >= m.Pending:
-		return "pending"
 	case m.PerIP > 0 && c.active >= m.PerIP:
 		return "per_ip"
 	case m.PendingPerIP > 0 && c.pending >= m.PendingPerIP:
 		return "pending_per_ip"
 	}
 	l.clients[key] = c
-	l.active++
-	l.pending++
 	c.active++
 	c.pending++
 	return ""
 }
 
-// joined says that a session has reached its backend.
+// joined says that an admitted session has reached its backend.
 func (l *limiter) joined(client netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -115,15 +125,20 @@ func (l *limiter) joined(client netip.Addr) {
 	l.clients[clientKey(client)].pending--
 }
 
-// release counts a connection out.
-func (l *limiter) release(client netip.Addr, joined bool) {
+// leave counts an entered connection out, and the client's if it was admitted.
+func (l *limiter) leave(client netip.Addr, admitted, joined bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := l.clients[clientKey(client)]
 	l.active--
-	c.active--
 	if !joined {
 		l.pending--
+	}
+	if !admitted {
+		return
+	}
+	c := l.clients[clientKey(client)]
+	c.active--
+	if !joined {
 		c.pending--
 	}
 	if c.active == 0 && c.rate == nil {

@@ -32,6 +32,7 @@ type session struct {
 	tls  *tls.ConnectionState
 
 	security upgraders.Security
+	entered  bool
 	admitted bool
 	joined   bool
 	early    *leg // dialled before TLS (MySQL)
@@ -86,8 +87,8 @@ func (s *session) run() {
 		if s.early != nil {
 			s.early.close()
 		}
-		if s.admitted {
-			s.l.limits.release(s.client.Addr(), s.joined)
+		if s.entered {
+			s.l.limits.leave(s.client.Addr(), s.admitted, s.joined)
 		}
 		s.finish(outcome)
 	}()
@@ -96,16 +97,27 @@ func (s *session) run() {
 
 // serve leads one connection from the first byte to the last.
 func (s *session) serve(ctx context.Context) (outcome, error) {
-	// What the client may cost, before it costs anything.
+	// What the client may cost, before it costs anything; and who it is.
+	if limit := s.l.limits.enter(); limit != "" {
+		return s.refuse(ctx, limit)
+	}
+	s.entered = true
+	s.sock.SetStall(s.l.cfg.Policy.StallTimeout)
+	if err := s.readProxy(); err != nil {
+		return s.turnedAway(upgraders.Handover{}, err)
+	}
 	if limit := s.l.limits.admit(s.client.Addr(), s.began); limit != "" {
 		return s.refuse(ctx, limit)
 	}
 	s.admitted = true
-	s.sock.SetStall(s.l.cfg.Policy.StallTimeout)
 
 	// Cleartext: the dialogue, then the guard and the go-ahead.
 	var h upgraders.Handover
-	if s.l.cfg.Mode == Implicit {
+	implicit, err := s.beginsWithTLS()
+	if err != nil {
+		return s.turnedAway(upgraders.Handover{}, err)
+	}
+	if implicit {
 		h = s.l.cfg.Upgrader.Implicit(s.facts())
 		h.Verdict = upgraders.StartTLS
 	} else {

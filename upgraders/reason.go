@@ -15,6 +15,7 @@ var reasons = []struct {
 	reason string
 }{
 	{ErrInjection, "injection"},
+	{ErrProxy, "proxy"},
 	{ErrHTTP, "http"},
 	{wire.ErrClientHello, "client_hello"},
 	{wire.ErrTooLong, "too_long"},

@@ -274,6 +274,7 @@ type DataListener interface {
 // Reason.
 var (
 	ErrInjection  = errors.New("bytes pipelined behind the request for TLS")
+	ErrProxy      = errors.New("PROXY header refused")
 	ErrHTTP       = errors.New("an HTTP request on a port that is not HTTP")
 	ErrSyntax     = errors.New("not this protocol")
 	ErrTooMany    = errors.New("too many errors")
