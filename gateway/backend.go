@@ -6,6 +6,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -21,33 +22,42 @@ type backendKey struct{ name, protocol string }
 
 // A backend is one configured backend at work, for one protocol.
 type backend struct {
-	cfg      *Backend
-	protocol *upgraders.Protocol
-	hostname string // what the gateway calls itself in probes
-	log      *slog.Logger
-	metrics  *Metrics
-	servers  []*server
-	turn     atomic.Uint64
-	learned  learned
-	ctx      context.Context // set by start, ended by stop
-	cancel   context.CancelFunc
-	probing  sync.WaitGroup
+	cfg        *Backend
+	protocol   *upgraders.Protocol
+	hostname   string // what the gateway calls itself in probes
+	log        *slog.Logger
+	metrics    *Metrics
+	resolver   *net.Resolver
+	pool       atomic.Pointer[[]*server]
+	turn       atomic.Uint64
+	learned    learned
+	ctx        context.Context // set by start, ended by stop
+	cancel     context.CancelFunc
+	background sync.WaitGroup
 }
 
 // A server is one address of a backend.
 type server struct {
 	Server
-	active atomic.Int64 // sessions, dials included
-	down   atomic.Bool  // by the last probe
+	configured string             // the address it was found by
+	active     atomic.Int64       // sessions, dials included
+	down       atomic.Bool        // by the last probe
+	unprobe    context.CancelFunc // ends its probes; nil: there are none
 }
 
-func newBackend(cfg *Backend, p *upgraders.Protocol, hostname string, log *slog.Logger, m *Metrics) *backend {
-	b := &backend{cfg: cfg, protocol: p, hostname: hostname, log: log, metrics: m}
+func newServer(cfg Server) *server { return &server{Server: cfg, configured: cfg.Address} }
+
+func newBackend(cfg *Backend, p *upgraders.Protocol, hostname string, g *Gateway, resolver *net.Resolver) *backend {
+	b := &backend{cfg: cfg, protocol: p, hostname: hostname, log: g.log, metrics: g.metrics, resolver: resolver}
+	var pool []*server
 	for _, sv := range cfg.Servers {
-		b.servers = append(b.servers, &server{Server: sv})
+		pool = append(pool, newServer(sv))
 	}
+	b.pool.Store(&pool)
 	return b
 }
+
+func (b *backend) servers() []*server { return *b.pool.Load() }
 
 func (sv *server) network() (network, address string) {
 	if path, ok := strings.CutPrefix(sv.Address, "unix:"); ok {
@@ -70,7 +80,7 @@ func (b *backend) connectTimeout() time.Duration {
 func (b *backend) order(client netip.Addr) []*server {
 	var total int64
 	var classes [4][]*server
-	for _, sv := range b.servers {
+	for _, sv := range b.servers() {
 		active := sv.active.Load()
 		total += active
 		if sv.MaxConnections > 0 && active >= int64(sv.MaxConnections) {
@@ -151,29 +161,46 @@ func mix(h uint64) uint64 {
 
 func (sv *server) weight() float64 { return float64(max(1, sv.Weight)) }
 
-// start begins the probes of a backend that has them.
+// start begins what a backend does by itself: probes and look-ups.
 func (b *backend) start(ctx context.Context) {
 	b.ctx, b.cancel = context.WithCancel(ctx)
-	if b.cfg.Probe == nil || b.protocol.Probe == nil {
-		return
+	for _, sv := range b.servers() {
+		b.startProbe(sv)
 	}
-	for _, sv := range b.servers {
-		b.metrics.backendUp.WithLabelValues(b.cfg.Name, sv.Address).Set(1)
-		b.probing.Go(func() { b.probeLoop(b.ctx, sv) })
+	if slices.ContainsFunc(b.cfg.Servers, func(sv Server) bool { _, _, ok := sv.name(); return ok }) {
+		b.background.Go(func() { b.resolveLoop(b.ctx) })
 	}
 }
 
-// stop ends the probes; gone says that the backend is no longer configured.
+// stop ends it; gone says that the backend is no longer configured.
 func (b *backend) stop(gone bool) {
 	b.learned.mu.Lock()
 	b.learned.closed = true
 	b.learned.mu.Unlock()
 	b.cancel()
-	b.probing.Wait()
+	b.background.Wait()
 	if gone {
-		for _, sv := range b.servers {
+		for _, sv := range b.servers() {
 			b.metrics.backendUp.DeleteLabelValues(b.cfg.Name, sv.Address)
 		}
+	}
+}
+
+func (b *backend) startProbe(sv *server) {
+	if b.cfg.Probe == nil || b.protocol.Probe == nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(b.ctx)
+	sv.unprobe = cancel
+	b.metrics.backendUp.WithLabelValues(b.cfg.Name, sv.Address).Set(1)
+	b.background.Go(func() { b.probeLoop(ctx, sv) })
+}
+
+// stopProbe forgets a server that DNS no longer has.
+func (b *backend) stopProbe(sv *server) {
+	if sv.unprobe != nil {
+		sv.unprobe()
+		b.metrics.backendUp.DeleteLabelValues(b.cfg.Name, sv.Address)
 	}
 }
 

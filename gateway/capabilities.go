@@ -47,7 +47,7 @@ func (b *backend) capabilities(ctx context.Context) upgraders.Capabilities {
 	if due && k.running == nil && !k.closed {
 		done := make(chan struct{})
 		k.running = done
-		b.probing.Go(func() { b.learn(done) })
+		b.background.Go(func() { b.learn(done) })
 	}
 	caps, running := b.knownLocked(now), k.running
 	k.mu.Unlock()

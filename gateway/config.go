@@ -15,6 +15,7 @@ import (
 type Config struct {
 	Listeners []*Listener
 	Backends  []*Backend
+	Resolver  string // "host:port" of the DNS server to ask; empty: the system's
 }
 
 // Mode is how TLS begins on a listener.

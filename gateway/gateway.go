@@ -35,6 +35,7 @@ type Gateway struct {
 	ports     map[string]*port
 	listeners map[string]*listener
 	backends  map[backendKey]*backend
+	resolver  string
 	accepting sync.WaitGroup
 	stopped   bool
 
@@ -82,6 +83,7 @@ func (g *Gateway) Apply(cfg *Config) error {
 		return errors.New("gateway is shut down")
 	}
 
+	resolver := newResolver(cfg.Resolver)
 	backends := map[backendKey]*backend{}
 	for _, lc := range cfg.Listeners {
 		for _, rc := range lc.Routes {
@@ -89,11 +91,11 @@ func (g *Gateway) Apply(cfg *Config) error {
 			if backends[key] != nil {
 				continue
 			}
-			if old := g.backends[key]; old != nil && reflect.DeepEqual(old.cfg, rc.Backend) {
+			if old := g.backends[key]; old != nil && reflect.DeepEqual(old.cfg, rc.Backend) && g.resolver == cfg.Resolver {
 				backends[key] = old // keeps what was learned
 				continue
 			}
-			backends[key] = newBackend(rc.Backend, lc.Protocol, lc.Hostname, g.log, g.metrics)
+			backends[key] = newBackend(rc.Backend, lc.Protocol, lc.Hostname, g, resolver)
 		}
 	}
 
@@ -148,7 +150,7 @@ func (g *Gateway) Apply(cfg *Config) error {
 			b.stop(backends[key] == nil)
 		}
 	}
-	g.ports, g.listeners, g.backends = ports, listeners, backends
+	g.ports, g.listeners, g.backends, g.resolver = ports, listeners, backends, cfg.Resolver
 	return nil
 }
 

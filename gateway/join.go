@@ -122,7 +122,7 @@ func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error
 // given our own address. ctx bounds the dialling, life what comes after it.
 func (b *backend) dial(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
 	sv.active.Add(1)
-	d := net.Dialer{Timeout: b.connectTimeout()}
+	d := net.Dialer{Timeout: b.connectTimeout(), Resolver: b.resolver}
 	network, address := sv.network()
 	c, err := d.DialContext(ctx, network, address)
 	if err == nil {

@@ -199,7 +199,7 @@ func TestAutoClientFirst(t *testing.T) {
 func TestBalance(t *testing.T) {
 	client := netip.MustParseAddr("192.0.2.7")
 	pool := func(balance Balance, servers ...Server) *backend {
-		return newBackend(&Backend{Balance: balance, Servers: servers}, toy(), "gw", nil, nil)
+		return newBackend(&Backend{Balance: balance, Servers: servers}, toy(), "gw", New(Options{}), nil)
 	}
 	first := func(b *backend, n int) map[string]int {
 		got := map[string]int{}
@@ -215,16 +215,16 @@ func TestBalance(t *testing.T) {
 	if order := b.order(client); order[2].Address != "c" {
 		t.Error("a backup is not tried last")
 	}
-	b.servers[0].down.Store(true)
-	b.servers[1].down.Store(true)
+	b.servers()[0].down.Store(true)
+	b.servers()[1].down.Store(true)
 	if order := b.order(client); order[0].Address != "c" || len(order) != 3 {
 		t.Error("a backup does not stand in for servers that are down")
 	}
 
 	b = pool(LeastConn, Server{Address: "a"}, Server{Address: "b"}, Server{Address: "c", Weight: 4})
-	b.servers[0].active.Store(3)
-	b.servers[1].active.Store(2)
-	b.servers[2].active.Store(4)
+	b.servers()[0].active.Store(3)
+	b.servers()[1].active.Store(2)
+	b.servers()[2].active.Store(4)
 	var order []string
 	for _, sv := range b.order(client) {
 		order = append(order, sv.Address)
@@ -249,7 +249,7 @@ func TestBalance(t *testing.T) {
 	}
 
 	b = pool(RoundRobin, Server{Address: "a", MaxConnections: 1}, Server{Address: "b"})
-	b.servers[0].active.Store(1)
+	b.servers()[0].active.Store(1)
 	if order := b.order(client); len(order) != 1 || order[0].Address != "b" {
 		t.Error("max_connections of a server is not kept")
 	}

@@ -110,7 +110,7 @@ var _ upgraders.Dialer = (*dialer)(nil)
 // Servers implements upgraders.Dialer.
 func (d *dialer) Servers() []string {
 	var names []string
-	for _, sv := range d.r.backend.servers {
+	for _, sv := range d.r.backend.servers() {
 		names = append(names, sv.Address)
 	}
 	return names
