@@ -148,6 +148,24 @@ func (p *peer) seeEnd() error {
 	}
 }
 
+// seeAbort takes the end of a stream that must not look finished: no
+// close_notify inside TLS, a reset in the clear.
+func (p *peer) seeAbort() error {
+	for {
+		if len(p.buf) > 0 {
+			return fmt.Errorf("want a stream that breaks off\n\tgot  %s", quoted(p.buf))
+		}
+		switch err := p.fill(p.patience); {
+		case err == nil:
+		case errors.Is(err, syscall.ECONNRESET), errors.Is(err, errNoCloseNotify):
+			p.t.add("%s< breaks off: %v", p.name, err)
+			return nil
+		default:
+			return fmt.Errorf("want a stream that breaks off\n\tgot  %v", p.explain(err))
+		}
+	}
+}
+
 // drain takes everything until the end of the stream.
 func (p *peer) drain() error {
 	for {
@@ -163,7 +181,7 @@ func (p *peer) ended(err error) (bool, error) {
 	switch {
 	case err == nil:
 		return false, nil
-	case err == io.EOF, p.conn == p.raw && errors.Is(err, syscall.ECONNRESET):
+	case err == io.EOF, p.name == "C" && p.conn == p.raw && errors.Is(err, syscall.ECONNRESET):
 		p.t.add("%s< the end", p.name)
 		return true, nil
 	}
@@ -187,7 +205,7 @@ func (p *peer) handshake(roots *x509.CertPool, alpn []string) error {
 		return fmt.Errorf("cleartext where TLS is due: %s", quoted(p.buf))
 	}
 	p.raw.SetDeadline(time.Now().Add(p.patience))
-	c := tls.Client(p.raw, &tls.Config{RootCAs: roots, ServerName: serverName, NextProtos: alpn})
+	c := tls.Client(strict{p.raw}, &tls.Config{RootCAs: roots, ServerName: serverName, NextProtos: alpn})
 	ctx, cancel := context.WithTimeout(context.Background(), p.patience)
 	defer cancel()
 	if err := c.HandshakeContext(ctx); err != nil {
@@ -205,6 +223,20 @@ func (p *peer) handshake(roots *x509.CertPool, alpn []string) error {
 	return nil
 }
 
+// strict makes a FIN an error for crypto/tls, which otherwise takes one between
+// two records for an end in order, close_notify or not.
+type strict struct{ net.Conn }
+
+var errNoCloseNotify = errors.New("FIN without close_notify")
+
+func (c strict) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == io.EOF {
+		err = errNoCloseNotify
+	}
+	return n, err
+}
+
 // confirm makes sure that the gateway has accepted the handshake: in TLS 1.3 a
 // client that is turned away learns of it only from its first read.
 func (p *peer) confirm(wait time.Duration) error {
@@ -220,6 +252,15 @@ func (p *peer) closeWrite() error {
 		return c.CloseWrite()
 	}
 	return fmt.Errorf("a %T has no half-close", p.conn)
+}
+
+// abort closes the connection with a reset, and without a close_notify.
+func (p *peer) abort() {
+	p.t.add("%s> reset", p.name)
+	if c, ok := p.raw.(*net.TCPConn); ok {
+		c.SetLinger(0)
+	}
+	p.raw.Close()
 }
 
 // explain says what a deadline means here.

@@ -239,6 +239,10 @@ func (st *stage) perform(step step) (err error) {
 		return p.closeWrite()
 	case "closed", "B closed":
 		return p.seeEnd()
+	case "abort", "B abort":
+		p.abort()
+	case "aborted", "B aborted":
+		return p.seeAbort()
 	case "B none":
 		return st.noBackend()
 	}

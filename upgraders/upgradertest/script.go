@@ -47,7 +47,7 @@ type setting struct {
 type step struct {
 	line  int
 	raw   string // as it stands in the script
-	op    string // "C>", "B<", "tls", "tls fails", "eof", "B eof", "closed", "B closed", "B none", "error"
+	op    string // "C>", "B<", "tls", "eof", "B closed", …
 	text  []byte // to send or to see
 	match *regexp.Regexp
 	glue  bool // one segment with the next
@@ -159,7 +159,7 @@ func parseStep(line int, raw string) (step, bool, error) {
 	st := step{line: line, raw: raw}
 	word := strings.TrimRight(raw, " \t")
 	switch word {
-	case "tls", "tls fails", "eof", "B eof", "closed", "B closed", "B none":
+	case "tls", "tls fails", "eof", "B eof", "closed", "B closed", "abort", "B abort", "aborted", "B aborted", "B none":
 		st.op = word
 		return st, true, nil
 	}

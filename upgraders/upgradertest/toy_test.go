@@ -75,7 +75,7 @@ func (t *toy) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Hand
 		case verb == "HELLO":
 			name = arg
 			if t.flaw == greedy && len(arg) > 1 {
-				name = string(make([]byte, 16<<20))[:0]
+				name = string(make([]byte, 4<<20))[:0]
 			}
 			if t.flaw == panics {
 				_ = line[len(line)+len(arg)]

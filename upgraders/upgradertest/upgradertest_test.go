@@ -177,6 +177,10 @@ func TestPlayFails(t *testing.T) {
 		"other error":         {greet + "C> QUIT\nC< bye\nclosed\nerror http\n", `want error http`},
 		"unexpected error":    {greet + "C> GET / HTTP/1.1\nclosed\n", `want a dialogue that is not rejected`},
 		"ignored ALPN":        {"# A test.\nalpn nope\nC< hello from gw.example.org\nC> UPGRADE\nC< go\ntls\n", `no application protocol`},
+		"clean end":           {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\nB eof\naborted\n", `want a stream that breaks off`},
+		"broken end":          {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\nB abort\nclosed\n", `want the end of the stream`},
+		"clean end at B":      {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\neof\nB aborted\n", `want a stream that breaks off`},
+		"broken end at B":     {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\nabort\nB closed\n", `want the end of the stream`},
 		"clear after go":      {greet + "C> HELLO x\nC> UPGRADE\nC<- welcome\\r\\n\nC<- g\ntls\n", `cleartext where TLS is due`},
 	}
 	ca, err := newAuthority()
