@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"hash/fnv"
 	"log/slog"
 	"math"
@@ -28,6 +29,7 @@ type backend struct {
 	log        *slog.Logger
 	metrics    *Metrics
 	resolver   *net.Resolver
+	tls        *tls.Config // nil: the leg is cleartext
 	pool       atomic.Pointer[[]*server]
 	turn       atomic.Uint64
 	learned    learned
@@ -48,7 +50,7 @@ type server struct {
 func newServer(cfg Server) *server { return &server{Server: cfg, configured: cfg.Address} }
 
 func newBackend(cfg *Backend, p *upgraders.Protocol, hostname string, g *Gateway, resolver *net.Resolver) *backend {
-	b := &backend{cfg: cfg, protocol: p, hostname: hostname, log: g.log, metrics: g.metrics, resolver: resolver}
+	b := &backend{cfg: cfg, protocol: p, hostname: hostname, log: g.log, metrics: g.metrics, resolver: resolver, tls: backendTLS(cfg)}
 	var pool []*server
 	for _, sv := range cfg.Servers {
 		pool = append(pool, newServer(sv))

@@ -117,7 +117,7 @@ func (b *backend) ask(ctx context.Context, sv *server) (upgraders.Capabilities, 
 		Security:    upgraders.Encrypted,
 		Facts:       upgraders.Facts{Client: self, Local: self, Name: b.hostname, TTL: 1},
 		Forward:     b.cfg.Forward,
-		PassBinding: b.cfg.TLS != nil && b.cfg.TLS.PassBinding,
+		PassBinding: b.passBinding(),
 		Log:         func(msg string, args ...any) { b.log.Warn(msg, append([]any{"backend", b.cfg.Name}, args...)...) },
 	})
 	if err != nil {

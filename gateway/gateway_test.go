@@ -35,6 +35,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func toy() *upgraders.Protocol {
 	return &upgraders.Protocol{
 		Name: "toy", Keyword: "TLS", ServerFirst: true, ALPN: []string{"toy"},
+		Greeting: []byte("backend, greeted\r\n"),
+		Request: func(ctx context.Context, c *wire.Conn) error {
+			if _, err := c.ReadLine(100); err != nil {
+				return err
+			}
+			io.WriteString(c, "TLS\r\n")
+			if line, err := c.ReadLine(100); err != nil || string(line) != "go" {
+				return fmt.Errorf("%w: %q, %v", upgraders.ErrNotOffered, line, err)
+			}
+			return nil
+		},
 		Probe: func(ctx context.Context, l *upgraders.Link) (upgraders.Capabilities, error) {
 			line, err := l.Backend.ReadLine(100)
 			return upgraders.Capabilities{string(line)}, err

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -18,6 +19,7 @@ type leg struct {
 	server *server
 	sock   *relay.Socket
 	conn   *wire.Conn
+	tls    *tls.Conn   // nil: the leg is cleartext
 	uncut  func() bool // of the context that ends sessions
 	closed bool
 }
@@ -83,7 +85,8 @@ func (s *session) link(r *route, l *leg) *upgraders.Link {
 			Name:   s.l.facts.Hostname,
 			TTL:    1,
 		},
-		Forward: r.backend.cfg.Forward,
+		Forward:     r.backend.cfg.Forward,
+		PassBinding: r.backend.passBinding(),
 		Log: func(msg string, args ...any) {
 			s.gw.log.Warn(msg, append([]any{"cid", s.cid, "listener", s.l.cfg.Name, "backend", r.backend.cfg.Name, "server", l.server.Address}, args...)...)
 		},
@@ -138,5 +141,10 @@ func (b *backend) dial(ctx, life context.Context, sv *server, header func(self n
 	}
 	c.SetWriteDeadline(time.Time{})
 	sock := relay.NewSocket(c)
-	return &leg{server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}, nil
+	l := &leg{server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}
+	if err := b.secure(ctx, l); err != nil {
+		l.close()
+		return nil, err
+	}
+	return l, nil
 }

@@ -371,7 +371,7 @@ func (s *session) ended(backend *leg, err error) (outcome, error) {
 	}
 	switch o {
 	case outcomeOK, outcomeIdle, outcomeShutdown, outcomeRejected:
-		backend.sock.CloseWrite()
+		backend.finish()
 		s.bye()
 	default:
 		// A stream that broke must not look finished, to either side.

@@ -73,6 +73,11 @@ type Protocol struct {
 	// TLS and for `sallyport probe`. It returns when the next byte must be the
 	// ClientHello, or an error that wraps ErrNotOffered when TLS is refused.
 	Request func(ctx context.Context, backend *wire.Conn) error
+
+	// Greeting stands for the greeting of a backend that was asked for TLS by
+	// Request: the real one came in the clear and must not be believed, and
+	// Join expects one. Nil where the backend greets again, or never does.
+	Greeting []byte
 }
 
 // An Upgrader leads one listener's connections from cleartext to TLS. It is

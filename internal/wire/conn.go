@@ -131,7 +131,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Putback puts bytes that Read gave back to where they came from: before all
 // that is unread. It is for copying in large pieces up to an end that is only
-// seen when it has come.
+// seen when it has come, and for words that stand in for what came in the
+// clear.
 func (c *Conn) Putback(p []byte) {
 	if len(p) > 0 {
 		c.buf, c.r = append(bytes.Clone(p), c.Unread()...), 0
