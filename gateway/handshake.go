@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -28,7 +29,7 @@ func (s *session) handshake(ctx context.Context, rule upgraders.ALPNRule) error 
 	err := conn.HandshakeContext(ctx)
 	state := conn.ConnectionState()
 	s.tls = &state
-	if err == nil || s.sock.Received() > 0 { // else a health check
+	if err == nil || !s.silent() { // else a health check
 		s.gw.metrics.handshake(s.l.cfg.Name, &state, err, time.Since(begin))
 	}
 	if err != nil {
@@ -128,7 +129,7 @@ func (l *listener) tlsConfig(block *TLS, choice alpnChoice) *tls.Config {
 		block = &TLS{}
 	}
 	c := &tls.Config{
-		MinVersion:   max(block.MinVersion, tls.VersionTLS12),
+		MinVersion:   cmp.Or(block.MinVersion, tls.VersionTLS12), // an opportunistic listener may spell out less (RFC 7435, 3)
 		CipherSuites: forwardSecret(),
 		NextProtos:   l.cfg.Protocol.ALPN,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {

@@ -53,7 +53,7 @@ func explainBind(err error) error {
 }
 
 // A listener is one configured listener at work. It is immutable but for what
-// it shares with its predecessor: tickets and limits.
+// it shares with its predecessor: tickets, limits, tallies.
 type listener struct {
 	cfg     *Listener
 	facts   *upgraders.Listener
@@ -61,6 +61,7 @@ type listener struct {
 	ports   []*port
 	tickets *tls.Config // its ticket keys; good on this listener only
 	limits  *limiter
+	clients *clientTallies
 	configs configs
 	idle    time.Duration
 }
@@ -93,9 +94,9 @@ func newListener(cfg *Listener, backends map[backendKey]*backend, old *listener)
 		l.routes = append(l.routes, &route{rc, backends[backendKey{rc.Backend.Name, cfg.Protocol.Name}]})
 	}
 	if old != nil {
-		l.tickets, l.limits = old.tickets, old.limits
+		l.tickets, l.limits, l.clients = old.tickets, old.limits, old.clients
 	} else {
-		l.tickets, l.limits = &tls.Config{}, newLimiter()
+		l.tickets, l.limits, l.clients = &tls.Config{}, newLimiter(), newClientTallies()
 	}
 	l.configs = newConfigs(l)
 	return l

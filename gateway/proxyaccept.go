@@ -44,11 +44,12 @@ func (s *session) readProxy() error {
 	s.sock.SetReadDeadline(s.began.Add(proxyTimeout))
 	h, err := readProxyHeader(s.conn)
 	if err != nil {
-		if err == io.EOF && s.sock.Received() == 0 {
+		if err == io.EOF && s.silent() {
 			return err // a health check
 		}
 		return fmt.Errorf("%w: %w", upgraders.ErrProxy, err)
 	}
+	s.preamble = s.sock.Received() - int64(s.conn.Buffered())
 	if h.Command.IsLocal() {
 		return nil // the balancer speaks for itself
 	}

@@ -63,6 +63,11 @@ func TestProxyAccepted(t *testing.T) {
 		v.Close()
 		r.logged("client=127.0.0.1:", "outcome=left")
 	}
+	v := r.dial()
+	io.WriteString(v, header(2, proxyproto.LOCAL, "198.51.100.7:4711"))
+	v.hear("hello")
+	v.Close()
+	r.logged("outcome=connect_only", "bytes_in=28")
 	if n := r.metric("sallyport_dialogue_rejected_total"); n != 0 {
 		t.Errorf("%v rejections", n)
 	}

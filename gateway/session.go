@@ -32,8 +32,10 @@ type session struct {
 	tls  *tls.ConnectionState
 
 	security upgraders.Security
+	implicit bool // TLS came first
 	entered  bool
 	admitted bool
+	preamble int64 // the PROXY header's bytes
 	joined   bool
 	early    *leg // dialled before TLS (MySQL)
 
@@ -113,15 +115,14 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 
 	// Cleartext: the dialogue, then the guard and the go-ahead.
 	var h upgraders.Handover
-	implicit, err := s.beginsWithTLS()
-	if err != nil {
+	var err error
+	if s.implicit, err = s.beginsWithTLS(); err != nil {
 		return s.turnedAway(upgraders.Handover{}, err)
 	}
-	if implicit {
+	if s.implicit {
 		h = s.l.cfg.Upgrader.Implicit(s.facts())
 		h.Verdict = upgraders.StartTLS
 	} else {
-		var err error
 		if h, err = s.dialogue(ctx); err != nil || h.Verdict == upgraders.HangUp {
 			return s.turnedAway(h, err)
 		}
@@ -135,7 +136,7 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 			}
 		}
 		if err := s.handshake(ctx, h.ALPN); err != nil {
-			if s.sock.Received() == 0 {
+			if s.silent() {
 				return outcomeConnectOnly, err
 			}
 			return outcomeHandshake, err
@@ -250,17 +251,20 @@ func (s *session) turnedAway(h upgraders.Handover, err error) (outcome, error) {
 // where a rule of ours was broken.
 func (s *session) rejected(err error) outcome {
 	switch reason := upgraders.Reason(err); {
-	case reason == "timeout" && s.sock.Received() == 0:
+	case reason == "timeout" && s.silent():
 		return outcomeSilent
 	case reason != "":
 		s.reason = reason
 		s.gw.metrics.rejected.WithLabelValues(s.l.cfg.Name, reason).Inc()
 		return outcomeRejected
-	case s.sock.Received() == 0:
+	case s.silent():
 		return outcomeConnectOnly
 	}
 	return outcomeLeft
 }
+
+// silent reports whether the client itself has not said a byte.
+func (s *session) silent() bool { return s.sock.Received() == s.preamble }
 
 // linger closes the sending side and reads the rest for a moment: a close with
 // unread bytes in the kernel is a reset, which can overtake the refusal.
@@ -302,6 +306,7 @@ func (s *session) settle() {
 	s.sock.SetDeadline(time.Time{})
 	s.joined = true
 	s.l.limits.joined(s.client.Addr())
+	s.tally()
 }
 
 // conversing winds up one idle clock for both sides.
