@@ -40,8 +40,8 @@
 //	tls fails   it tries to, and the handshake must fail
 //	eof         the client half-closes (close_notify, or FIN); B eof: the backend does
 //	closed      the client must see the end of the stream and nothing before it: inside
-//	            TLS a close_notify, in the clear FIN or RST; B closed: the backend must
-//	            see a FIN
+//	            TLS a close_notify, in the clear FIN or RST; B closed: the backend must,
+//	            after the client's eof by FIN and nothing else
 //	abort       the client resets the connection; B abort: the backend does
 //	aborted     the client must see a stream that breaks off: inside TLS without a
 //	            close_notify, in the clear by RST; B aborted: the backend must

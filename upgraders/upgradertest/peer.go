@@ -62,6 +62,7 @@ type peer struct {
 	bytewise bool
 	patience time.Duration
 	failed   bool // the handshake did
+	byFIN    bool // a reset is no end
 	t        *transcript
 }
 
@@ -181,7 +182,7 @@ func (p *peer) ended(err error) (bool, error) {
 	switch {
 	case err == nil:
 		return false, nil
-	case err == io.EOF, p.name == "C" && p.conn == p.raw && errors.Is(err, syscall.ECONNRESET):
+	case err == io.EOF, !p.byFIN && p.conn == p.raw && errors.Is(err, syscall.ECONNRESET):
 		p.t.add("%s< the end", p.name)
 		return true, nil
 	}

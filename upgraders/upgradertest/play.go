@@ -30,6 +30,7 @@ type stage struct {
 	conns    chan net.Conn
 	client   *peer
 	backend  *peer
+	orderly  bool   // the client has ended its stream
 	dir      string // of a unix socket
 }
 
@@ -236,8 +237,10 @@ func (st *stage) perform(step step) (err error) {
 		}
 		p.failed, p.conn = true, p.raw
 	case "eof", "B eof":
+		st.orderly = st.orderly || p == st.client
 		return p.closeWrite()
 	case "closed", "B closed":
+		p.byFIN = p == st.backend && st.orderly
 		return p.seeEnd()
 	case "abort", "B abort":
 		p.abort()

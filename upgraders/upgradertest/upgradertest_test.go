@@ -3,6 +3,7 @@ package upgradertest
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -180,7 +181,6 @@ func TestPlayFails(t *testing.T) {
 		"clean end":           {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\nB eof\naborted\n", `want a stream that breaks off`},
 		"broken end":          {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\nB abort\nclosed\n", `want the end of the stream`},
 		"clean end at B":      {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\neof\nB aborted\n", `want a stream that breaks off`},
-		"broken end at B":     {"# A test.\nmode implicit\ntls\nB> hello\nC< hello\nabort\nB closed\n", `want the end of the stream`},
 		"clear after go":      {greet + "C> HELLO x\nC> UPGRADE\nC<- welcome\\r\\n\nC<- g\ntls\n", `cleartext where TLS is due`},
 	}
 	ca, err := newAuthority()
@@ -197,6 +197,47 @@ func TestPlayFails(t *testing.T) {
 			}
 			wantError(t, "the runner", tt.want, err)
 		})
+	}
+}
+
+// TestEnds: FIN and RST are told apart where they have to be.
+func TestEnds(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	ends := func(reset, byFIN bool, see func(*peer) error) error {
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		other, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reset {
+			other.(*net.TCPConn).SetLinger(0)
+		}
+		other.Close()
+		return see(&peer{raw: c, conn: c, byFIN: byFIN, patience: time.Second, t: &transcript{}})
+	}
+	for _, tt := range []struct {
+		reset, byFIN bool
+		see          func(*peer) error
+		ok           bool
+	}{
+		{false, false, (*peer).seeEnd, true},
+		{true, false, (*peer).seeEnd, true},
+		{false, true, (*peer).seeEnd, true},
+		{true, true, (*peer).seeEnd, false},
+		{false, false, (*peer).seeAbort, false},
+		{true, false, (*peer).seeAbort, true},
+	} {
+		if err := ends(tt.reset, tt.byFIN, tt.see); (err == nil) != tt.ok {
+			t.Errorf("reset %v, by FIN only %v: %v", tt.reset, tt.byFIN, err)
+		}
 	}
 }
 
