@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,6 +60,9 @@ var (
 // range from which the kernel takes ports for clients, so it is still free
 // when the server binds it.
 func freePort() int {
+	// A process that is forked now would hold the socket until it executes.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for range 9000 {
 		port := 20000 + int((portOffset+nextPort.Add(1))%9000)
 		l, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
