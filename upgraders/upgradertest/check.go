@@ -77,9 +77,7 @@ func (c *checker) play(client *feed) (*outcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(c.conns) < 64 {
-		c.conns = append(c.conns, client)
-	}
+	c.conns = append(c.conns, client)
 	return o, c.lawful(o)
 }
 

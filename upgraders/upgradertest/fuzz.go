@@ -88,6 +88,7 @@ func newFuzzer(scripts []*script, p *upgraders.Protocol) (*fuzzer, error) {
 // judge plays one dialogue in one setting, whole and in pieces.
 func (z *fuzzer) judge(said []byte, seed uint64, setting byte) error {
 	s := z.settings[int(setting)%len(z.settings)]
+	s.conns = nil
 	before := allocated()
 	if err := s.checker.judge(said, seed); err != nil {
 		return err

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/sallyport/sallyport/gateway"
 	"github.com/sallyport/sallyport/upgraders"
 )
@@ -24,6 +26,7 @@ type stage struct {
 	bytewise bool
 	t        *transcript
 	log      *sessionLog
+	figures  *prometheus.Registry
 	gw       *gateway.Gateway
 	ca       *authority
 	ln       net.Listener // the backend's
@@ -68,6 +71,7 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 	st = &stage{
 		s: s, bytewise: bytewise, ca: ca,
 		t: &transcript{}, log: &sessionLog{ended: make(chan session, 4)}, conns: make(chan net.Conn, 16),
+		figures: prometheus.NewRegistry(),
 	}
 	defer func() {
 		if err != nil {
@@ -100,7 +104,7 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 		Policy:       s.policy, TLS: &gateway.TLS{},
 		Routes: []*gateway.Route{{Backend: backend}},
 	}
-	st.gw = gateway.New(gateway.Options{Logger: slog.New(st.log)})
+	st.gw = gateway.New(gateway.Options{Logger: slog.New(st.log), Metrics: gateway.NewMetrics(st.figures)})
 	if err := st.gw.Apply(&gateway.Config{Listeners: []*gateway.Listener{listener}, Backends: []*gateway.Backend{backend}}); err != nil {
 		return st, err
 	}
@@ -299,6 +303,9 @@ func (st *stage) finish() error {
 	if err := st.noBackend(); err != nil { // another one, or one without a B line
 		return err
 	}
+	if err := st.counted(ended); err != nil {
+		return err
+	}
 	want := st.s.ends()
 	switch {
 	case ended.outcome == "panic":
@@ -325,6 +332,34 @@ func (st *stage) ended() (session, error) {
 	case <-time.After(st.s.patience):
 		return session{}, fmt.Errorf("want a session that ends when its peers leave\n\tgot  one that is open after %v", st.s.patience)
 	}
+}
+
+// counted compares the metrics with the log: one session, and one rejected
+// dialogue if it was.
+func (st *stage) counted(ended session) error {
+	families, err := st.figures.Gather()
+	if err != nil {
+		return err
+	}
+	var got []string
+	for _, family := range families {
+		label := map[string]string{"sallyport_sessions_total": "outcome", "sallyport_dialogue_rejected_total": "reason"}[family.GetName()]
+		for _, m := range family.GetMetric() {
+			for _, pair := range m.GetLabel() {
+				for n := m.GetCounter().GetValue(); pair.GetName() == label && n > 0; n-- {
+					got = append(got, pair.GetValue())
+				}
+			}
+		}
+	}
+	want := []string{ended.outcome}
+	if ended.reason != "" {
+		want = []string{ended.reason, ended.outcome} // the order of the families' names
+	}
+	if !slices.Equal(got, want) {
+		return fmt.Errorf("want metrics that count %q, as the log has it\n\tgot  %q", want, got)
+	}
+	return nil
 }
 
 func (st *stage) tearDown() {

@@ -253,6 +253,9 @@ func (in *injection) play(s *script, p *upgraders.Protocol, ca *authority, at in
 	if err == nil {
 		err = st.noBackend()
 	}
+	if err == nil {
+		err = st.counted(ended)
+	}
 	if err != nil {
 		return st.fail(in.line, what, err)
 	}
