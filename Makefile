@@ -1,0 +1,64 @@
+# `make demo` shows the gateway at work; `make test` runs every test.
+# Both do all set-up themselves and need nothing but Go.
+
+SHELL       = /bin/bash
+.SHELLFLAGS = -o pipefail -c
+
+GO       ?= go
+ARGS     ?=
+FUZZTIME ?= 1m
+ROUNDS   ?= 20
+
+# The race detector needs a C compiler. Asked when a recipe runs, because
+# scripts/test-setup.sh may just have installed one.
+RACE = $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
+
+UNIT = $(shell $(GO) list ./... | grep -v /integration$$)
+
+.PHONY: build demo test setup unit integration fuzz bench soak fmt docs
+
+build: ## the static binary, ./sallyport
+	CGO_ENABLED=0 $(GO) build -trimpath -o sallyport ./cmd/sallyport
+
+demo: build ## real upgrades through the gateway, no configuration; ARGS=--once ends after the table
+	./sallyport demo $(ARGS)
+
+test: ## everything; installs servers and clients where it may, and names what it skips
+	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory unit
+	@$(MAKE) --no-print-directory integration
+
+setup: ## what test needs, from Debian's packages
+	scripts/test-setup.sh
+
+unit: ## what needs no server: under a minute, offline
+	$(GO) vet ./...
+	GOARCH=386 $(GO) vet ./...
+	$(GO) test $(RACE) -shuffle=on -count=1 -timeout=10m $(UNIT)
+
+integration: ## the binary between real servers and real clients
+	mkdir -p dist
+	$(GO) build $(RACE) -o dist/sallyport-test ./cmd/sallyport
+	SALLYPORT=$(CURDIR)/dist/sallyport-test $(GO) test -v -count=1 -timeout=30m ./integration/ | grep -v '^=== '
+
+fuzz: ## every fuzz target for FUZZTIME
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "== $$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+bench: ## every benchmark, without the race detector
+	$(GO) test -run '^$$' -bench . -benchmem $(UNIT)
+
+soak: ## unit tests ROUNDS times in ever other orders: what fails rarely fails here
+	$(GO) test $(RACE) -shuffle=on -count=$(ROUNDS) -timeout=0 $(UNIT)
+
+fmt: ## Go and HCL
+	gofmt -l -w .
+	$(GO) run ./cmd/sallyport fmt examples
+
+docs: ## what is generated: docs/config.md, golden files, the table of docs/security.md
+	$(GO) test ./config -run . -update
+	$(GO) test . -run TestRules -update
