@@ -320,7 +320,7 @@ var (
 	// code: four digits, or three from 600 on.
 	citation = regexp.MustCompile(`\bRFCs?[\s/]+(\d{3,4})\b((?:(?:,|,? and)[\s/]+(?:\d{4}|[6-9]\d\d)\b)*)`)
 	number   = regexp.MustCompile(`\d{3,4}`)
-	rfcLine  = regexp.MustCompile(`^(\d{3,4})  (yes    |partial|no     )  (\S.*: \S.*)$`)
+	rfcLine  = regexp.MustCompile(`^(\d{3,4}) +(yes|partial|no) +(\S.*: \S.*)$`)
 )
 
 // citations holds each RFC that is cited against the list of those that are
