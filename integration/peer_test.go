@@ -75,13 +75,27 @@ func (p *peer) tryTLS(cfg *tls.Config) error {
 		rest, _ := p.r.Peek(n)
 		p.t.Fatalf("cleartext after the go-ahead: %q", rest)
 	}
-	c := tls.Client(p.conn, cfg)
+	c := tls.Client(strict{p.conn}, cfg)
 	c.SetDeadline(time.Now().Add(patience))
 	if err := c.Handshake(); err != nil {
 		return err
 	}
 	p.conn, p.r = c, bufio.NewReader(c)
 	return nil
+}
+
+// A strict conn below TLS makes an end without close_notify an error, which
+// crypto/tls forgives between two records.
+type strict struct{ net.Conn }
+
+var errTruncated = errors.New("the stream ended without close_notify")
+
+func (s strict) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if err == io.EOF {
+		err = errTruncated
+	}
+	return n, err
 }
 
 // state is that of the TLS session.
@@ -274,19 +288,7 @@ func (p *peer) capabilities() []string {
 	return nil
 }
 
-// reset ends a connection by RST.
-func (p *peer) reset() {
-	conn := p.conn
-	if c, ok := conn.(*tls.Conn); ok {
-		conn = c.NetConn()
-	}
-	if c, ok := conn.(*net.TCPConn); ok {
-		c.SetLinger(0)
-	}
-	conn.Close()
-}
-
 // broken reports whether an error means that the other side hung up.
 func broken(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	return errors.Is(err, io.EOF) || errors.Is(err, errTruncated) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

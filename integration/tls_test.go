@@ -185,7 +185,7 @@ backend "fin"   { servers = [%q] }
 		b, err := io.ReadAll(c.r)
 		return string(b), err
 	}
-	if got, err := read("reset"); !broken(err) {
+	if got, err := read("reset"); err == nil || !broken(err) {
 		t.Errorf("a backend that died reads %q, %v", got, err)
 	}
 	if got, err := read("fin"); err != nil || strings.TrimSpace(got) != "all of it" {
