@@ -42,6 +42,7 @@ haproxy_timeout = 5s
 mail_location = maildir:%[1]s/mail/%%u
 mail_max_userip_connections = 1000
 imap_id_log = *
+imap_idle_notify_interval = 29 mins
 mail_plugins = zlib
 protocol imap {
   mail_plugins = zlib imap_zlib

@@ -141,6 +141,18 @@ func (p *peer) want(pattern string) string {
 	return line
 }
 
+// until reads lines until one matches, past whatever a server has to tell in
+// between.
+func (p *peer) until(pattern string) string {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	for {
+		if line := p.line(); re.MatchString(line) {
+			return line
+		}
+	}
+}
+
 // rest reads until the other side closes or resets, closes too, and returns
 // what came.
 func (p *peer) rest() string {

@@ -156,7 +156,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		t.Error("the message that was under way is not whole")
 	}
 	idle.send("DONE")
-	idle.want(`^i OK`)
+	idle.until(`^i OK`)
 	idle.imapOK("LOGOUT")
 	idle.clean()
 
