@@ -39,7 +39,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 		limit = maxLine
 	}
 	for {
-		line, err := d.line(limit)
+		line, err := upgraders.ReadCommand(d.session.Conn, limit)
 		if err != nil {
 			return upgraders.Handover{}, d.failed(err)
 		}
@@ -60,24 +60,6 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 			return upgraders.Handover{}, d.left(err)
 		}
 	}
-}
-
-// line takes the next command line. It waits for its first byte before a
-// command is counted, so that a budget that is used up answers a command.
-func (d *dialogue) line(limit int) ([]byte, error) {
-	if _, err := d.session.Conn.Peek(1); err != nil {
-		return nil, err
-	}
-	line, err := d.session.Conn.ReadLine(limit)
-	switch {
-	case err == nil && upgraders.IsHTTP(line):
-		return nil, upgraders.ErrHTTP
-	case errors.Is(err, wire.ErrTooLong), errors.Is(err, wire.ErrBareNewline), errors.Is(err, wire.ErrNUL):
-		if upgraders.IsHTTP(d.session.Conn.Unread()) {
-			return nil, upgraders.ErrHTTP
-		}
-	}
-	return line, err
 }
 
 // greet sends the 220, after the client has shown the patience to wait for it:

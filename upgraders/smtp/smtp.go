@@ -24,7 +24,7 @@ import (
 
 // Protocol describes SMTP, for mail exchangers and submission alike.
 func Protocol() *upgraders.Protocol {
-	return variant{greeting: "ESMTP", helloVerb: "EHLO"}.protocol(upgraders.Protocol{
+	return smtpVariant.protocol(upgraders.Protocol{
 		Name:     "smtp",
 		Title:    "SMTP",
 		Spec:     "RFC 3207, 8314, 5321",
@@ -37,7 +37,7 @@ func Protocol() *upgraders.Protocol {
 
 // LMTP describes LMTP; package lmtp lists it.
 func LMTP() *upgraders.Protocol {
-	return variant{greeting: "LMTP", helloVerb: "LHLO", perRecipient: true}.protocol(upgraders.Protocol{
+	return lmtpVariant.protocol(upgraders.Protocol{
 		Name:  "lmtp",
 		Title: "LMTP",
 		Spec:  "RFC 2033, 3207",
@@ -51,6 +51,11 @@ type variant struct {
 	helloVerb    string // the greeting verb; EHLO has HELO beside it
 	perRecipient bool   // RFC 2033, 4.2: one reply per recipient after the message
 }
+
+var (
+	smtpVariant = variant{greeting: "ESMTP", helloVerb: "EHLO"}
+	lmtpVariant = variant{greeting: "LMTP", helloVerb: "LHLO", perRecipient: true}
+)
 
 // protocol adds what both variants share.
 func (v variant) protocol(p upgraders.Protocol) *upgraders.Protocol {
@@ -70,10 +75,10 @@ func (v variant) protocol(p upgraders.Protocol) *upgraders.Protocol {
 // options are what a listener can be told.
 type options struct {
 	// GreetWait is how long a client has to keep silent before the greeting.
-	GreetWait string `hcl:"greet_wait,optional"`
+	GreetWait string `hcl:"greet_wait,optional" doc:"how long a client must keep silent before the greeting; who talks first gets 554"`
 	// StrictNewlines refuses bare CR and LF in DATA, for backends that take
 	// them for line ends (SMTP smuggling, CVE-2023-51764).
-	StrictNewlines bool `hcl:"strict_newlines,optional"`
+	StrictNewlines bool `hcl:"strict_newlines,optional" doc:"refuse bare CR and LF in DATA, for backends that take them for line ends (SMTP smuggling, CVE-2023-51764)"`
 }
 
 // maxGreetWait is below the time a dialogue has by default.
