@@ -379,9 +379,14 @@ func (s *session) ended(backend *leg, err error) (outcome, error) {
 		backend.finish()
 		s.bye()
 	default:
-		// A stream that broke must not look finished, to either side.
+		// A stream that broke must not look finished, to either side: in TLS
+		// the lack of a close_notify says so, in cleartext only a reset does.
 		backend.sock.Abort()
-		s.sock.Abort()
+		if s.tls == nil {
+			s.sock.Abort()
+		} else {
+			s.linger()
+		}
 	}
 	return o, err
 }
