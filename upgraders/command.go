@@ -1,0 +1,28 @@
+package upgraders
+
+import (
+	"errors"
+
+	"github.com/sallyport/sallyport/internal/wire"
+)
+
+// ReadCommand takes the next command line of a dialogue, without its CRLF; max
+// counts the CRLF too. It returns ErrHTTP for a line that begins as HTTP does,
+// too long or not. A line is counted against the budget once its first byte
+// is there, so that a budget that is used up answers a command and not the
+// silence after one.
+func ReadCommand(c *wire.Conn, max int) ([]byte, error) {
+	if _, err := c.Peek(1); err != nil {
+		return nil, err
+	}
+	line, err := c.ReadLine(max)
+	switch {
+	case err == nil && IsHTTP(line):
+		return nil, ErrHTTP
+	case errors.Is(err, wire.ErrTooLong), errors.Is(err, wire.ErrBareNewline), errors.Is(err, wire.ErrNUL):
+		if IsHTTP(c.Unread()) {
+			return nil, ErrHTTP
+		}
+	}
+	return line, err
+}
