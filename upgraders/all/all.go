@@ -1,12 +1,23 @@
 // Package all is the one list of the protocols that sallyport speaks.
 package all
 
-import "github.com/sallyport/sallyport/upgraders"
+import (
+	"github.com/sallyport/sallyport/upgraders"
+	"github.com/sallyport/sallyport/upgraders/imap"
+	"github.com/sallyport/sallyport/upgraders/pop3"
+	"github.com/sallyport/sallyport/upgraders/smtp"
+	"github.com/sallyport/sallyport/upgraders/tcp"
+)
 
 // Protocols returns every protocol, in the order in which people are shown
 // them.
 func Protocols() []*upgraders.Protocol {
-	return []*upgraders.Protocol{}
+	return []*upgraders.Protocol{
+		smtp.Protocol(),
+		imap.Protocol(),
+		pop3.Protocol(),
+		tcp.Protocol(),
+	}
 }
 
 // Lookup returns the protocol of a name, or nil.
