@@ -57,4 +57,12 @@
 // Each script is played as written and, unless it holds C>+, once more with
 // each byte in a write of its own; what C>+ injects is also cut in two at every
 // byte. So framing is tested for free.
+//
+// # Fuzzing
+//
+// Fuzz plays in memory, some thousand dialogues a second, each whole and in
+// pieces. Goroutines make its coverage waver, which Go takes for a reason to
+// minimize for a minute, so:
+//
+//	go test -run '^$' -fuzz FuzzUpgrade -fuzztime 1m -fuzzminimizetime 5x ./upgraders/smtp
 package upgradertest
