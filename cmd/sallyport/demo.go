@@ -313,14 +313,14 @@ func (d *demoRun) invite(w io.Writer) {
 The gateway stays up; its session log follows. Paste into another terminal:
 
   # what a client sees
-  openssl s_client -starttls smtp -connect localhost:%[1]s -CAfile %[6]s -verify_return_error -brief
-  openssl s_client -starttls imap -connect localhost:%[3]s -CAfile %[6]s -verify_return_error -brief
+  openssl s_client -starttls smtp -connect localhost:%[1]s -CAfile %[6]s -verify_return_error -brief </dev/null
+  openssl s_client -starttls imap -connect localhost:%[3]s -CAfile %[6]s -verify_return_error -brief </dev/null
   openssl s_client -connect localhost:%[5]s -CAfile %[6]s -quiet
 
   # send a message and read it
   swaks --server localhost:%[1]s -tls --tls-verify --tls-ca-path %[6]s --auth-user %[8]s --auth-password %[9]s --from alice@example.org --to bob@example.org
-  curl --ssl-reqd --cacert %[6]s --user %[7]s 'imap://localhost:%[3]s/INBOX;MAILINDEX=1'
-  curl --cacert %[6]s --user %[7]s 'imaps://localhost:%[4]s/' -X 'STATUS INBOX (MESSAGES)'
+  curl -sS --ssl-reqd --cacert %[6]s --user %[7]s 'imap://localhost:%[3]s/INBOX;MAILINDEX=1'
+  curl -sS --cacert %[6]s --user %[7]s 'imaps://localhost:%[4]s/' -X 'STATUS INBOX (MESSAGES)'
 
   # what an operator sees
   curl -s http://%[10]s/metrics | grep ^sallyport_

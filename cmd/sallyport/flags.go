@@ -1,11 +1,16 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"errors"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
 
 // configFlag adds -c to a command and completes it with files that can be a
 // configuration.
 func configFlag(cmd *cobra.Command, path *string) {
-	cmd.Flags().StringVarP(path, "config", "c", "", "configuration: a file, or a directory of *.hcl and *.hcl.json `files`")
+	cmd.Flags().StringVarP(path, "config", "c", "", "`PATH` of the configuration: a file, or a directory of *.hcl and *.hcl.json files")
 	// The only error is an unknown flag.
 	_ = cmd.MarkFlagFilename("config", "hcl", "json")
 }
@@ -20,8 +25,27 @@ func onlyFlags(cmd *cobra.Command, args []string) error {
 
 // varFlag adds -var to a command.
 func varFlag(cmd *cobra.Command, vars *map[string]string) {
-	cmd.Flags().StringToStringVar(vars, "var", nil, "value of a variable block, as `name=value`; also $SALLYPORT_VAR_name")
+	cmd.Flags().Var((*varsValue)(vars), "var", "value of a variable block (repeatable); also $SALLYPORT_VAR_name")
 }
+
+// varsValue collects name=value. Values may hold anything, commas too, which
+// pflag's own map type would split at.
+type varsValue map[string]string
+
+func (v *varsValue) Set(s string) error {
+	name, value, ok := strings.Cut(s, "=")
+	if !ok || name == "" {
+		return errors.New("want name=value")
+	}
+	if *v == nil {
+		*v = varsValue{}
+	}
+	(*v)[name] = value
+	return nil
+}
+
+func (v *varsValue) String() string { return "" }
+func (v *varsValue) Type() string   { return "name=value" }
 
 func needConfig(path string) error {
 	if path == "" {
