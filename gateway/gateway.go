@@ -20,12 +20,17 @@ import (
 type Options struct {
 	Logger  *slog.Logger // nil: discard
 	Metrics *Metrics     // nil: counted, but not exposed
+
+	// Listen opens a listening socket for an address of the configuration;
+	// nil: a new one. It is where sockets of systemd's come in.
+	Listen func(address string) (net.Listener, error)
 }
 
 // A Gateway runs the listeners of one configuration at a time.
 type Gateway struct {
 	log     *slog.Logger
 	metrics *Metrics
+	listen  func(address string) (net.Listener, error)
 	ctx     context.Context // ends when sessions are forced to
 	cancel  context.CancelFunc
 	prefix  string // of every cid, so that cids of two runs differ
@@ -47,6 +52,9 @@ func New(opts Options) *Gateway {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
+	if opts.Listen == nil {
+		opts.Listen = listen
+	}
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics(nil)
 	}
@@ -54,6 +62,7 @@ func New(opts Options) *Gateway {
 	g := &Gateway{
 		log:       opts.Logger,
 		metrics:   opts.Metrics,
+		listen:    opts.Listen,
 		ctx:       ctx,
 		cancel:    cancel,
 		prefix:    strings.ToLower(rand.Text()[:4]),
@@ -109,13 +118,14 @@ func (g *Gateway) Apply(cfg *Config) error {
 			key := portKey(lc.Name, i, address)
 			p := g.ports[key]
 			if p == nil {
-				var err error
-				if p, err = bind(address); err != nil {
+				ln, err := g.listen(address)
+				if err != nil {
 					for _, p := range bound {
 						p.ln.Close()
 					}
 					return fmt.Errorf("listener %q: %w", lc.Name, explainBind(err))
 				}
+				p = &port{ln: ln}
 				bound = append(bound, p)
 			}
 			ports[key] = p

@@ -76,6 +76,7 @@ func (s *session) link(r *route, l *leg) *upgraders.Link {
 	return &upgraders.Link{
 		Client:   s.conn,
 		Backend:  l.conn,
+		Server:   l.server.Address,
 		Listener: s.l.facts,
 		Security: s.security,
 		TLS:      s.tls,

@@ -31,13 +31,10 @@ func portKey(listener string, i int, address string) string {
 	return address
 }
 
-func bind(address string) (*port, error) {
-	lc := net.ListenConfig{KeepAlive: -1} // a session's own policy says
-	ln, err := lc.Listen(context.Background(), "tcp", address)
-	if err != nil {
-		return nil, err
-	}
-	return &port{ln: ln}, nil
+// listen opens a new socket. Keep-alive is for each session's policy to set.
+func listen(address string) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAlive: -1}
+	return lc.Listen(context.Background(), "tcp", address)
 }
 
 func explainBind(err error) error {
