@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
+
 	"github.com/sallyport/sallyport/gateway"
 	"github.com/sallyport/sallyport/upgraders"
 )
@@ -76,12 +78,14 @@ func (l *loader) backend(b *backendBlock) *gateway.Backend {
 }
 
 func (l *loader) servers(b *backendBlock) (servers []gateway.Server) {
+	var places []hcl.Range
 	for _, address := range b.Servers.Value {
 		servers = append(servers, gateway.Server{Address: string(address), Weight: 1})
+		places = append(places, b.Servers.At)
 	}
 	for _, s := range b.ServerBlocks {
 		if s.Weight.good() && s.Weight.Value < 1 {
-			l.errorf(s.Weight.At, "Unsuitable value for weight", "A weight is a whole number above 0; leave the server out to use it for nothing.")
+			l.errorf(s.Weight.At, "Unsuitable value for weight", "A weight is a whole number above 0: leave the server out to send it nothing.")
 		}
 		servers = append(servers, gateway.Server{
 			Address:        string(s.Address.Value),
@@ -89,20 +93,16 @@ func (l *loader) servers(b *backendBlock) (servers []gateway.Server) {
 			Backup:         s.Backup.Value,
 			MaxConnections: int(s.MaxConnections.Value),
 		})
+		places = append(places, s.At)
 	}
 	if len(servers) == 0 && !b.Servers.bad {
 		l.errorf(b.At, "A backend without servers", "Write where it is: servers = [\"192.0.2.10:25\"].")
 	}
 	for i, s := range servers {
 		first := slices.IndexFunc(servers, func(t gateway.Server) bool { return t.Address == s.Address })
-		if first == i || s.Address == "" {
-			continue
+		if first < i && s.Address != "" {
+			l.duplicate("server", s.Address, places[i], places[first])
 		}
-		at := b.Servers.At
-		if n := i - len(b.Servers.Value); n >= 0 {
-			at = b.ServerBlocks[n].At
-		}
-		l.errorf(at, "Duplicate server", "%s is written twice: leave one of them out.", s.Address)
 	}
 	return servers
 }
@@ -111,7 +111,7 @@ func (l *loader) servers(b *backendBlock) (servers []gateway.Server) {
 // second would be told of a connection that the first has already renamed.
 func (l *loader) checkClientFacts(b *backendBlock) {
 	if strings.ContainsFunc(b.forward().WEBIRC, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
-		l.errorf(b.Forward.WEBIRC.At, "Unsuitable value for webirc", "The password holds a space or control character, which would end it: choose another.")
+		l.errorf(b.Forward.At, "Unsuitable value for webirc", "The password holds a space or control character, which would end it: choose another.")
 	}
 	if b.Send.Value != "none" && b.forward() != (upgraders.Forward{}) {
 		l.errorf(b.Forward.At, "Client facts twice", "The PROXY header of send = %q tells the backend who the client is: leave out either send or forward.", b.Send.Value)

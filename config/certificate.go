@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -62,7 +63,7 @@ func (l *loader) fileCertificate(b *certificateBlock) certs.Source {
 		if strings.Contains(err.Error(), keyFile) && !strings.Contains(err.Error(), certFile) {
 			at = b.KeyFile.At
 		}
-		l.errorf(at, "The certificate cannot be used", "%s", sentence(err))
+		l.errorf(at, "The certificate cannot be used", "%s", b.sentence(err))
 		return nil
 	}
 	for _, w := range src.Warnings() {
@@ -89,8 +90,14 @@ func (l *loader) warnExpiry(b *certificateBlock, src certs.Source) {
 func (l *loader) selfSigned(b *certificateBlock) certs.Source {
 	src, err := certs.SelfSigned(b.label(), b.Names.Value)
 	if err != nil {
-		l.errorf(b.Names.At, "The certificate cannot be made", "%s", sentence(err))
+		l.errorf(b.Names.At, "The certificate cannot be made", "%s", b.sentence(err))
 		return nil
 	}
 	return src
+}
+
+// sentence leaves out which certificate an error is about, where its block is
+// shown.
+func (b *certificateBlock) sentence(err error) string {
+	return sentence(errors.New(strings.TrimPrefix(err.Error(), "certificate "+b.label()+": ")))
 }

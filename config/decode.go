@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
@@ -176,21 +177,30 @@ func (l *loader) attribute(path string, a *hcl.Attribute, f *field, into reflect
 	}
 	l.refuseNotYet(path+"."+f.name, v, a.Range)
 	target := into.Addr().Interface()
-	at0, isAttr := target.(attribute)
+	kept, isAttr := target.(attribute)
 	if isAttr {
-		target = at0.target()
+		target = kept.target()
 	}
 	if ok {
 		if err := l.assign(target, v, f); err != nil {
 			ok = false
-			if err != errQuiet {
-				l.errorf(at, "Unsuitable value for "+f.name, "%s", sentence(err))
-			}
+			l.unsuitable(f.name, at, err)
 		}
 	}
 	if isAttr {
-		at0.wrote(at, ok)
+		kept.wrote(at, ok)
 	}
+}
+
+func (l *loader) unsuitable(name string, at hcl.Range, err error) {
+	if errors.Is(err, errQuiet) {
+		return
+	}
+	detail := sentence(err)
+	if errors.Is(err, errString) && isJSON(at.Filename) {
+		detail += ` In JSON a reference stands in "${…}".`
+	}
+	l.errorf(at, "Unsuitable value for "+name, "%s", detail)
 }
 
 // place makes room for blocks in the struct that holds them, with their
@@ -228,7 +238,7 @@ func (l *loader) duplicate(kind, name string, at, first hcl.Range) {
 	if name != "" {
 		what = fmt.Sprintf("%s %q", kind, name)
 	}
-	todo := "give one of them another name"
+	todo := "give one of them another name, or leave it out"
 	if name == "" {
 		todo = "write all of it in one block"
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -80,15 +81,21 @@ func oneLine(diag *hcl.Diagnostic) string {
 }
 
 // WriteTo writes all of them for people, each with the lines it is about.
-func (d *Diagnostics) WriteTo(w io.Writer) (int64, error) { return d.write(w, false) }
+func (d *Diagnostics) WriteTo(w io.Writer) (int64, error) { return d.write(w, width, false) }
 
 // WriteColor is WriteTo for a terminal that understands ANSI escapes.
-func (d *Diagnostics) WriteColor(w io.Writer) (int64, error) { return d.write(w, true) }
+func (d *Diagnostics) WriteColor(w io.Writer) (int64, error) { return d.write(w, width, true) }
 
-func (d *Diagnostics) write(w io.Writer, color bool) (int64, error) {
-	const width = 78
+const width = 78 // of a terminal, as far as one may assume
+
+func (d *Diagnostics) write(w io.Writer, width uint, color bool) (int64, error) {
+	const most = 100 // nobody reads more, and generated files can have thousands
 	counted := &countingWriter{w: w}
-	err := hcl.NewDiagnosticTextWriter(counted, d.files, width, color).WriteDiagnostics(d.list)
+	shown := d.list[:min(most, len(d.list))]
+	err := hcl.NewDiagnosticTextWriter(counted, d.files, width, color).WriteDiagnostics(shown)
+	if n := len(d.list) - most; n > 0 && err == nil {
+		_, err = fmt.Fprintf(counted, "And %d more.\n\n", n)
+	}
 	return counted.n, err
 }
 
@@ -120,7 +127,23 @@ func (l *loader) diagnostics() *Diagnostics {
 	list = slices.CompactFunc(list, func(a, b *hcl.Diagnostic) bool {
 		return subject(a) == subject(b) && a.Severity == b.Severity && a.Summary == b.Summary && a.Detail == b.Detail
 	})
-	return &Diagnostics{list: list, files: l.files}
+	return &Diagnostics{list: list, files: l.readable()}
+}
+
+// readable returns the files whose lines can be shown. One without line ends
+// would be shown whole, and every time hcl looks for lines from the start.
+func (l *loader) readable() map[string]*hcl.File {
+	files := make(map[string]*hcl.File)
+	for name, file := range l.files {
+		longest := 0
+		for line := range bytes.Lines(file.Bytes) {
+			longest = max(longest, len(line))
+		}
+		if longest < 4<<10 && len(file.Bytes) < 256<<10 {
+			files[name] = file
+		}
+	}
+	return files
 }
 
 func subject(d *hcl.Diagnostic) hcl.Range {
@@ -159,8 +182,10 @@ func (l *loader) add(diags hcl.Diagnostics) {
 // sentence makes a sentence of an error.
 func sentence(err error) string {
 	s := err.Error()
-	if s == "" {
-		return s
+	for _, op := range []string{"stat ", "open ", "read "} { // of a fs.PathError
+		if path, ok := strings.CutPrefix(s, op); ok {
+			return path + "."
+		}
 	}
 	if s[0] >= 'a' && s[0] <= 'z' {
 		s = strings.ToUpper(s[:1]) + s[1:]

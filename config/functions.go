@@ -20,7 +20,7 @@ func (l *loader) functions() map[string]function.Function {
 		"file": l.fileFunction(),
 
 		"chomp":      stdlib.ChompFunc,
-		"coalesce":   stdlib.CoalesceFunc,
+		"coalesce":   coalesceFunction(),
 		"compact":    stdlib.CompactFunc,
 		"concat":     stdlib.ConcatFunc,
 		"contains":   stdlib.ContainsFunc,
@@ -98,6 +98,24 @@ func (l *loader) fileFunction() function.Function {
 	})
 }
 
+// coalesceFunction skips empty strings too, unlike cty's, so that it can be
+// used on a variable of the environment that is there and empty.
+func coalesceFunction() function.Function {
+	return function.New(&function.Spec{
+		Description: "The first of the strings that is neither null nor empty.",
+		VarParam:    &function.Parameter{Name: "strings", Type: cty.String, AllowNull: true},
+		Type:        function.StaticReturnType(cty.String),
+		Impl: func(args []cty.Value, _ cty.Type) (cty.Value, error) {
+			for _, v := range args {
+				if !v.IsNull() && v.AsString() != "" {
+					return v, nil
+				}
+			}
+			return cty.DynamicVal, errors.New("all of them are empty: write one that is not")
+		},
+	})
+}
+
 // readText reads a file that the configuration names, and has it watched.
 func (l *loader) readText(path string) (string, error) {
 	path = l.path(path)
@@ -106,7 +124,7 @@ func (l *loader) readText(path string) (string, error) {
 		return "", advise(err)
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file", path)
+		return "", fmt.Errorf("%s is not a regular file: name one", path)
 	}
 	text, err := readFile(path)
 	if err != nil {

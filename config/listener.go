@@ -88,15 +88,15 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 
 func (l *loader) protocolOf(b *listenerBlock) *upgraders.Protocol {
 	name := b.Protocol.Value
-	if l.refuseNotYet("listener", cty.StringVal(name), b.Protocol.At) {
-		return nil
-	}
 	var names []string
 	for _, p := range l.protocols {
 		if p.Name == name {
 			return p
 		}
 		names = append(names, p.Name)
+	}
+	if l.refuseNotYet("listener", cty.StringVal(name), b.Protocol.At) {
+		return nil
 	}
 	l.errorf(b.Protocol.At, "Unknown protocol "+name, "The first label of a listener is its protocol: write %s.%s", oneOf(names), didYouMean(name, names))
 	return nil

@@ -134,6 +134,9 @@ func readFile(path string) ([]byte, error) {
 
 // advise adds to an error of the file system what to do about it.
 func advise(err error) error {
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		err = fmt.Errorf("%s: %w", p.Path, p.Err)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w: put it there, or correct the path", err)
@@ -174,7 +177,8 @@ func (l *loader) parse(sources []source) hcl.Body {
 			parse = parser.ParseJSON
 		}
 		file, diags := parse(s.src, s.name)
-		l.add(diags)
+		const most = 10 // after that they follow from one another
+		l.add(diags[:min(most, len(diags))])
 		l.names = append(l.names, s.name)
 		if file != nil {
 			files = append(files, file)

@@ -20,7 +20,7 @@ var manual string
 func Markdown() string {
 	m := markdown{newLoader(Options{})}
 	t := template.Must(template.New("manual.md").Funcs(template.FuncMap{
-		"block":     m.block,
+		"schema":    m.schema,
 		"functions": m.functions,
 		"options":   m.options,
 	}).Parse(manual))
@@ -33,8 +33,8 @@ func Markdown() string {
 
 type markdown struct{ *loader }
 
-// block describes a block of the root and all that are in it.
-func (m markdown) block(name string) string {
+// schema describes a block of the root and all that are in it.
+func (m markdown) schema(name string) string {
 	var out strings.Builder
 	walkSchema(func(path string, self *field, fields []*field) {
 		switch {

@@ -27,7 +27,6 @@ var notYet = []struct {
 	{"listener", "lmtp", ""},
 	{"listener", "mysql", ""},
 	{"listener", "nntp", ""},
-	{"listener", "pop3", ""},
 	{"listener", "postgres", ""},
 	{"listener", "sieve", ""},
 	{"listener", "telnet", ""},
@@ -69,6 +68,11 @@ func (l *loader) refuseNotYet(path string, value cty.Value, at hcl.Range) bool {
 		switch {
 		case path == "listener":
 			what = "The protocol " + f.value
+			var names []string
+			for _, p := range l.protocols {
+				names = append(names, p.Name)
+			}
+			f.instead = "Write " + oneOf(names) + "."
 		case f.value != "":
 			what = fmt.Sprintf("%s = %q", path, f.value)
 		}

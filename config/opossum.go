@@ -11,14 +11,17 @@ import (
 // warnOpossum warns, once for all, of a certificate that serves a protocol
 // both by implicit TLS and by STARTTLS: someone in between can join the one
 // kind of session to the other and shift the answers against the requests
-// (Opossum, CVE-2025-49812).
+// (Opossum, opossum-attack.com).
 func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
 	var pairs []string
 	var first *listenerBlock
 	for i, a := range l.root.Listeners {
 		for _, b := range l.root.Listeners[i+1:] {
 			ga, gb := listeners[a], listeners[b]
-			if ga == nil || gb == nil || ga.Protocol != gb.Protocol || ga.Mode == gb.Mode || !l.shareCertificate(a, b) {
+			if ga == nil || gb == nil || ga.Protocol != gb.Protocol || !l.shareCertificate(a, b) {
+				continue
+			}
+			if ga.Mode == gb.Mode || ga.Mode == "" || gb.Mode == "" {
 				continue
 			}
 			if a.Opossum.Value == "accepted" || b.Opossum.Value == "accepted" {
@@ -31,7 +34,7 @@ func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
 		}
 	}
 	if first != nil {
-		l.warnf(first.At, "One certificate for both ways to begin TLS", "Who sits between can join a session of the one kind to the other (Opossum, CVE-2025-49812): %s. Give each its own names and certificate with certs, or write opossum = \"accepted\" in one of each two.", strings.Join(pairs, ", "))
+		l.warnf(first.At, "One certificate for both ways to begin TLS", "Who sits between can join a session of the one kind to the other (Opossum, opossum-attack.com): %s. Give each its own names and certificate with certs, or write opossum = \"accepted\" in one of each two.", strings.Join(pairs, ", "))
 	}
 }
 

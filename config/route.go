@@ -18,7 +18,7 @@ func (l *loader) routes(b *listenerBlock, p *upgraders.Protocol) (routes []*gate
 	case b.Backend.written:
 		blocks = []*routeBlock{{Backend: b.Backend}}
 	case len(blocks) == 0:
-		l.errorf(b.At, "No backend", "Write where sessions go: backend = backend.name, or route blocks%s", l.instead("backend", ""))
+		l.errorf(b.At, "No backend", "Write where sessions go, with backend = … or with route blocks%s", l.instead("backend", ""))
 	}
 	l.checkOrder(blocks)
 	for _, r := range blocks {
@@ -84,11 +84,7 @@ func (l *loader) checkForward(backend *backendBlock, b *listenerBlock, p *upgrad
 		if slices.Contains(p.Forwards, f.name) {
 			continue
 		}
-		instead := `write send = "proxy-v2"`
-		if len(p.Forwards) > 0 {
-			instead += " or forward { " + p.Forwards[0] + " = … }"
-		}
-		l.errorf(f.at, "Client facts that the protocol cannot tell", "%s has no %s, and listener %q sends its sessions here: %s.", p.Name, f.name, b.Name.Value, instead)
+		l.errorf(f.at, "Client facts that the protocol cannot tell", "%s has no %s, and listener %q sends its sessions here: write send = \"proxy-v2\"%s.", p.Name, f.name, b.Name.Value, orForward(p))
 	}
 }
 
@@ -105,7 +101,7 @@ func (b *forwardBlock) written() (list []forwarded) {
 		list = append(list, forwarded{"id", b.ID.At})
 	}
 	if b.WEBIRC.Value != "" {
-		list = append(list, forwarded{"webirc", b.WEBIRC.At})
+		list = append(list, forwarded{"webirc", b.At}) // the line with the password is not shown
 	}
 	return list
 }
@@ -120,14 +116,17 @@ func (l *loader) warnClientFacts(to attr[*backendBlock], p *upgraders.Protocol) 
 	if p.Name == "smtp" {
 		danger = "an open relay if that is in mynetworks"
 	}
-	cure := fmt.Sprintf(`Write send = "proxy-v2" in backend %q`, to.Value.label())
-	switch {
-	case slices.Contains(p.Forwards, "xclient"):
-		cure += ", or forward { xclient = true }"
-	case slices.Contains(p.Forwards, "id"):
-		cure += ", or forward { id = true }"
-	case slices.Contains(p.Forwards, "webirc"):
-		cure += ", or forward { webirc = … }"
+	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. Write send = \"proxy-v2\"%s in backend %q, and let the backend accept it from the gateway only.", danger, orForward(p), to.Value.label())
+}
+
+// orForward is the alternative to a PROXY header that a protocol has.
+func orForward(p *upgraders.Protocol) string {
+	if len(p.Forwards) == 0 {
+		return ""
 	}
-	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. %s, and let the backend accept it from the gateway only.", danger, cure)
+	value := "true"
+	if p.Forwards[0] == "webirc" {
+		value = `file("…")`
+	}
+	return fmt.Sprintf(" or forward { %s = %s }", p.Forwards[0], value)
 }

@@ -109,7 +109,10 @@ func (l *loader) instead(kind, name string) string {
 	case "local":
 		return fmt.Sprintf(": write locals { %s = … } to have it.", name)
 	}
-	return fmt.Sprintf(": write a block %s \"name\" { … } and refer to it as %s.name.", kind, kind)
+	if !hclsyntax.ValidIdentifier(name) {
+		name = "name"
+	}
+	return fmt.Sprintf(": write a block %s %q { … } and refer to it as %s.%s.", kind, name, kind, name)
 }
 
 // insteadOfRoot does so for a name without a dot, perhaps that of a block.
@@ -134,6 +137,9 @@ func (l *loader) insteadOfRoot(name string) string {
 func (l *loader) variables() {
 	values := make(map[string]cty.Value)
 	for _, b := range l.root.Variables {
+		if b.Name.bad {
+			continue
+		}
 		values[string(b.Name.Value)] = l.variable(b)
 	}
 	for _, name := range slices.Sorted(maps.Keys(l.vars)) {
@@ -150,7 +156,7 @@ func (l *loader) variables() {
 
 func (l *loader) variable(b *variableBlock) cty.Value {
 	name := string(b.Name.Value)
-	env := "SALLYPORT_VAR_" + name
+	env := "SALLYPORT_VAR_" + strings.ReplaceAll(name, "-", "_")
 	text, given := l.vars[name]
 	from := "-var " + name
 	if !given {
@@ -208,7 +214,9 @@ func (l *loader) references() {
 		blocks := root.Field(f.index)
 		for i := range blocks.Len() {
 			b := blocks.Index(i).Interface()
-			values[b.(referable).label()] = cty.CapsuleVal(capsule, b)
+			if label := b.(referable).label(); label != "" {
+				values[label] = cty.CapsuleVal(capsule, b)
+			}
 		}
 		l.define(f.name, values)
 	}
@@ -326,8 +334,12 @@ func (l *loader) explainUnknown(path string, fields []*field, d *hcl.Diagnostic)
 func homesOf(name string) (homes []string) {
 	walkSchema(func(path string, _ *field, fields []*field) {
 		for _, f := range fields {
-			if f.name == name && f.kind == "attr" && path != "" {
+			switch {
+			case f.name != name:
+			case path != "":
 				homes = append(homes, path)
+			case f.kind == "block":
+				homes = append(homes, "the file, outside of all blocks")
 			}
 		}
 	})
@@ -359,7 +371,7 @@ func didYouMean(name string, names []string) string {
 
 // suggest returns the name that is nearest to one that is unknown, or "".
 func suggest(name string, names []string) string {
-	best, nearest := "", 1+max(1, min(len(name)/3, 3))
+	best, nearest := "", 1+min((len(name)+1)/3, 3)
 	for _, n := range names {
 		if max(len(n)-len(name), len(name)-len(n)) >= nearest {
 			continue

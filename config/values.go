@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/big"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -52,10 +53,11 @@ func (l *loader) assign(p any, v cty.Value, f *field) error {
 	var err error
 	switch p := p.(type) {
 	case *bool:
-		if v, err = convert.Convert(v, cty.Bool); err != nil {
+		b, err := convert.Convert(v, cty.Bool)
+		if err != nil {
 			return errors.New("write true or false")
 		}
-		*p = v.True()
+		*p = b.True()
 	case *int:
 		*p, err = wholeNumber(v)
 	case *count:
@@ -69,10 +71,11 @@ func (l *loader) assign(p any, v cty.Value, f *field) error {
 		}
 		*p = count(n)
 	default:
-		if v, err = convert.Convert(v, cty.String); err != nil {
+		s, err := convert.Convert(v, cty.String)
+		if err != nil {
 			return fmt.Errorf("write a string, not %s", nounOf(v.Type()))
 		}
-		return l.assignString(p, v.AsString(), f)
+		return l.assignString(p, s.AsString(), f)
 	}
 	return err
 }
@@ -138,18 +141,20 @@ func (l *loader) assignList(into reflect.Value, v cty.Value, f *field) error {
 	return nil
 }
 
+var errString = errors.New("a string is no reference")
+
 // assignReference takes the block that a capsule holds.
 func (l *loader) assignReference(into reflect.Value, v cty.Value, f *field) error {
 	want := l.kindOf(into.Type().Elem())
 	if v.Type().IsCapsuleType() {
 		if got := v.Type().EncapsulatedType(); got != into.Type().Elem() {
-			return fmt.Errorf("%s.%s is a %s, and a %s is wanted%s", l.kindOf(got), labelOf(v), l.kindOf(got), want, l.instead(want, ""))
+			return fmt.Errorf("a %s is wanted, and %s.%s is none%s", want, l.kindOf(got), labelOf(v), l.instead(want, ""))
 		}
 		into.Set(reflect.ValueOf(v.EncapsulatedValue()))
 		return nil
 	}
 	if v.Type() == cty.String {
-		return fmt.Errorf("a string is no reference%s", l.instead(want, v.AsString()))
+		return fmt.Errorf("%w%s", errString, l.instead(want, v.AsString()))
 	}
 	if v.Type().IsTupleType() || v.Type().IsListType() {
 		return fmt.Errorf("one %s is wanted, not a list%s", want, l.instead(want, ""))
@@ -216,12 +221,12 @@ func nounOf(t cty.Type) string {
 
 func wholeNumber(v cty.Value) (int, error) {
 	wrong := errors.New("write a whole number")
-	v, err := convert.Convert(v, cty.Number)
+	number, err := convert.Convert(v, cty.Number)
 	if err != nil {
 		return 0, wrong
 	}
-	n, exact := v.AsBigFloat().Int64()
-	if exact != 0 || n > math.MaxInt32 || n < math.MinInt32 {
+	n, exact := number.AsBigFloat().Int64()
+	if exact != big.Exact || n > math.MaxInt32 || n < math.MinInt32 {
 		return 0, wrong
 	}
 	return int(n), nil

@@ -55,7 +55,7 @@ type Protocol struct {
 	Forwards []string
 
 	// Options returns a pointer to the options struct with its defaults set;
-	// its fields carry hcl tags and nothing else. Nil: no options.
+	// its fields carry hcl and doc tags and nothing else. Nil: no options.
 	Options func() any
 
 	// New makes the upgrader of one listener. options is what Options

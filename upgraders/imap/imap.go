@@ -44,7 +44,7 @@ func Protocol() *upgraders.Protocol {
 type options struct {
 	// StripReferrals takes RFC 2221 referrals out of the backend's answers:
 	// they name servers that the clients of a gateway cannot reach.
-	StripReferrals bool `hcl:"strip_referrals,optional"`
+	StripReferrals bool `hcl:"strip_referrals,optional" doc:"take referrals (RFC 2221) out of the backend's answers: they name servers that the clients of a gateway cannot reach"`
 }
 
 type upgrader struct{ options }

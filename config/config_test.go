@@ -1,0 +1,199 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sallyport/sallyport/gateway"
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+var update = flag.Bool("update", false, "rewrite golden files and docs/config.md")
+
+// testOptions are decoded by the protocol "test", which has one option of each
+// type.
+type testOptions struct {
+	Text     string        `hcl:"text"`
+	Flag     bool          `hcl:"flag,optional"`
+	Number   int           `hcl:"number,optional"`
+	Wait     time.Duration `hcl:"wait,optional"`
+	Words    []string      `hcl:"words,optional"`
+	Strength string        `hcl:"strength,optional" enum:"weak|strong"`
+}
+
+type testUpgrader struct {
+	upgraders.Upgrader
+	Options testOptions
+}
+
+func testProtocol() *upgraders.Protocol {
+	return &upgraders.Protocol{
+		Name:     "test",
+		Keyword:  "STARTTLS",
+		Ports:    []uint16{7001},
+		Implicit: []uint16{7002},
+		Forwards: []string{"webirc"},
+		Options:  func() any { return &testOptions{Strength: "strong"} },
+		New: func(o any) (upgraders.Upgrader, error) {
+			options := *o.(*testOptions)
+			if options.Number > 9 {
+				return nil, errors.New("number is above 9: write a digit")
+			}
+			return &testUpgrader{Options: options}, nil
+		},
+	}
+}
+
+// newTestLoader is what Load uses, with the protocol "test" and without
+// anything of this machine.
+func newTestLoader(opts Options) *loader {
+	if opts.Getenv == nil {
+		opts.Getenv = func(string) (string, bool) { return "", false }
+	}
+	l := newLoader(opts)
+	l.protocols = append(l.protocols, testProtocol())
+	l.hostname = func() (string, error) { return "gw.example.org", nil }
+	return l
+}
+
+func testLoad(path string, opts Options) (*Config, *Diagnostics) {
+	l := newTestLoader(opts)
+	return l.load(l.read(path))
+}
+
+// loadText loads a configuration that is a text.
+func loadText(t testing.TB, name, src string, opts Options) (*Config, *Diagnostics) {
+	t.Helper()
+	return newTestLoader(opts).load([]source{{name, []byte(src)}})
+}
+
+// text is what WriteTo writes, but for its line ends, which depend on the
+// length of temporary paths.
+func text(d *Diagnostics) string {
+	var out bytes.Buffer
+	d.write(&out, 0, false)
+	return out.String()
+}
+
+// scrub takes out of a text what differs from run to run.
+func scrub(text, certs string) string {
+	text = strings.ReplaceAll(text, certs, "$CERTS")
+	text = regexp.MustCompile(`\b[0-9a-f]{64}\b`).ReplaceAllString(text, "DIGEST")
+	return regexp.MustCompile(`20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC`).ReplaceAllString(text, "DATE")
+}
+
+// golden compares a text with a file, or writes the file.
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatalf("%v; write it with -update and read it", err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", file, diff)
+	}
+}
+
+func cases(t *testing.T, dir string) (paths []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.IsDir() || strings.HasSuffix(e.Name(), ".hcl") || strings.HasSuffix(e.Name(), ".json") {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths
+}
+
+// Every mistake is reported with its place and with what to write instead.
+func TestBad(t *testing.T) {
+	certs := testCertificates(t)
+	for _, path := range cases(t, "testdata/bad") {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			cfg, diags := testLoad(path, Options{Vars: varsFor(path, certs)})
+			if (cfg == nil) != diags.HasErrors() {
+				t.Errorf("the configuration is %v, and there are %d errors", cfg, diags.Errors())
+			}
+			if len(diags.list) == 0 {
+				t.Error("nothing is reported")
+			}
+			for _, d := range diags.list {
+				if d.Subject == nil || d.Subject.Start.Line < 1 {
+					t.Errorf("%q has no place", d.Summary)
+				}
+				if d.Detail == "" && !strings.Contains(d.Summary, "not available yet") {
+					t.Errorf("%q does not say what to write instead", d.Summary)
+				}
+			}
+			golden(t, path+".txt", scrub(text(diags), certs))
+		})
+	}
+}
+
+// What is written is what the gateway gets.
+func TestGood(t *testing.T) {
+	certs := testCertificates(t)
+	for _, path := range cases(t, "testdata/good") {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			cfg, diags := testLoad(path, Options{Vars: varsFor(path, certs)})
+			if diags.HasErrors() || diags.Warnings() > 0 {
+				t.Fatalf("%s", text(diags))
+			}
+			golden(t, path+".txt", scrub(dump(cfg), certs))
+		})
+	}
+}
+
+// varsFor gives the variable "certs" to the files that have it.
+func varsFor(path, certs string) map[string]string {
+	src, _ := os.ReadFile(path)
+	if bytes.Contains(src, []byte(`"certs"`)) {
+		return map[string]string{"certs": certs}
+	}
+	return nil
+}
+
+// HCL and its JSON syntax say the same.
+func TestJSON(t *testing.T) {
+	certs := testCertificates(t)
+	opts := Options{Vars: map[string]string{"certs": certs}}
+	hclConfig, diags := testLoad("testdata/good/04-syntax.hcl", opts)
+	if diags.HasErrors() {
+		t.Fatal(text(diags))
+	}
+	jsonConfig, diags := testLoad("testdata/good/04-syntax.hcl.json", opts)
+	if diags.HasErrors() {
+		t.Fatal(text(diags))
+	}
+	hclConfig.Files, jsonConfig.Files = nil, nil
+	if diff := cmp.Diff(dump(hclConfig), dump(jsonConfig)); diff != "" {
+		t.Errorf("HCL and JSON differ (-hcl +json):\n%s", diff)
+	}
+}
+
+// The defaults of the schema are those of the gateway.
+func TestPolicyDefaults(t *testing.T) {
+	l := newTestLoader(Options{})
+	l.defaultPolicy()
+	if diff := cmp.Diff(gateway.NewPolicy(), l.policy(l.root.Policies[0])); diff != "" {
+		t.Errorf("policy.default is not gateway.NewPolicy (-gateway +config):\n%s", diff)
+	}
+}

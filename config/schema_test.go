@@ -1,0 +1,255 @@
+package config
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/sallyport/sallyport/upgraders"
+)
+
+// Every attribute and nested block has a description, and every block of the
+// root a place in the manual.
+func TestSchemaIsDescribed(t *testing.T) {
+	manual := Markdown()
+	walkSchema(func(path string, self *field, fields []*field) {
+		if strings.Contains(path, ".") && self.doc == "" && path != "listener.options" {
+			t.Errorf("%s has no doc tag", path)
+		}
+		if path != "" && !strings.Contains(path, ".") && !regexp.MustCompile(`(?m)^## `+path+`\b`).MatchString(manual) {
+			t.Errorf("%s has no heading in manual.md", path)
+		}
+		for _, f := range fields {
+			if f.kind == "attr" && (f.doc == "" || !strings.Contains(manual, "| `"+f.name+"` |")) {
+				t.Errorf("%s.%s has no doc tag or is not in the manual", path, f.name)
+			}
+		}
+	})
+	for _, p := range newLoader(Options{}).protocols {
+		if p.Options == nil {
+			continue
+		}
+		for _, f := range fieldsOf(reflect.TypeOf(p.Options()).Elem()) {
+			if f.doc == "" {
+				t.Errorf("the option %s of %s has no doc tag", f.name, p.Name)
+			}
+		}
+	}
+}
+
+// What is refused as not available is in the schema, and what it suggests
+// isn't empty for attributes.
+func TestNotYetIsInTheSchema(t *testing.T) {
+	known := map[string]*field{"listener": {}}
+	walkSchema(func(path string, self *field, fields []*field) {
+		known[path] = self
+		for _, f := range fields {
+			known[strings.TrimPrefix(path+"."+f.name, ".")] = f
+		}
+	})
+	for _, f := range notYet {
+		k := known[f.path]
+		if k == nil {
+			t.Errorf("%s is not in the schema", f.path)
+			continue
+		}
+		if f.path == "listener" {
+			if slices.ContainsFunc(newLoader(Options{}).protocols, func(p *upgraders.Protocol) bool { return p.Name == f.value }) {
+				t.Errorf("%s is available", f.value)
+			}
+			continue
+		}
+		if f.value != "" && !slices.Contains(k.enum, f.value) {
+			t.Errorf("%s cannot be %q", f.path, f.value)
+		}
+		if f.instead == "" {
+			t.Errorf("%s does not say what to do instead", f.path)
+		}
+	}
+}
+
+// forward in config and upgraders.Forward have the same fields, and protocols
+// name them as they are.
+func TestForwardNames(t *testing.T) {
+	var ours, theirs []string
+	for _, f := range fieldsOf(reflect.TypeFor[forwardBlock]()) {
+		ours = append(ours, f.name)
+	}
+	for _, f := range fieldsOf(reflect.TypeFor[upgraders.Forward]()) {
+		theirs = append(theirs, f.name)
+	}
+	if !slices.Equal(ours, theirs) {
+		t.Errorf("forward has %v, upgraders.Forward has %v", ours, theirs)
+	}
+	for _, p := range newLoader(Options{}).protocols {
+		for _, name := range p.Forwards {
+			if !slices.Contains(theirs, name) {
+				t.Errorf("%s forwards %q, which is none of %v", p.Name, name, theirs)
+			}
+		}
+	}
+}
+
+// Every attribute of the schema is read somewhere in the package: nothing is
+// ignored in silence.
+func TestSchemaIsUsed(t *testing.T) {
+	used := map[string]bool{}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				used[s.Sel.Name] = true
+			}
+			return true
+		})
+	}
+	refused := func(path string) bool {
+		for _, f := range notYet {
+			if f.value == "" && (f.path == path || strings.HasPrefix(path, f.path+".")) {
+				return true
+			}
+		}
+		return false
+	}
+	onlyDefault := func(path string, f *field) bool { // the other values are refused
+		others := 0
+		for _, n := range notYet {
+			if n.path == path {
+				others++
+			}
+		}
+		return f.enum != nil && others == len(f.enum)-1
+	}
+	var walk func(path string, t reflect.Type)
+	walk = func(path string, typ reflect.Type) {
+		for _, f := range fieldsOf(typ) {
+			at := strings.TrimPrefix(path+"."+f.name, ".")
+			name := typ.Field(f.index).Name
+			if !used[name] && !refused(at) && !onlyDefault(at, f) && name != "Description" {
+				t.Errorf("%s (%s) is decoded and never looked at", at, name)
+			}
+			if f.kind == "block" {
+				walk(at, f.elem())
+			}
+		}
+	}
+	walk("", reflect.TypeFor[root]())
+}
+
+// docs/config.md is what the schema says.
+func TestDocs(t *testing.T) {
+	golden(t, "../docs/config.md", Markdown())
+}
+
+// Every example in the documentation can be loaded. One without a listener
+// gets one, so that there is something to do.
+func TestDocsExamples(t *testing.T) {
+	src, err := os.ReadFile("../docs/config.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?ms)^```hcl\n(.*?)^```$").FindAllSubmatch(src, -1)
+	if len(examples) < 5 {
+		t.Fatalf("docs/config.md has %d examples", len(examples))
+	}
+	rest := `
+certificate "rest" {
+  names       = ["localhost"]
+  self_signed = true
+}
+backend "rest" {
+  servers = ["192.0.2.1:7001"]
+  send    = "proxy-v2"
+}
+listener "test" "rest" {
+  address = [":7001"]
+  options { text = "" }
+  backend = backend.rest
+}
+`
+	for _, m := range examples {
+		example := string(m[1])
+		if formatted, _ := Format(m[1], "example.hcl"); !bytes.Equal(formatted, m[1]) {
+			t.Errorf("not in the one style:\n%s", example)
+		}
+		if !strings.Contains(example, `listener "`) {
+			example += rest
+		}
+		if _, diags := loadText(t, "example.hcl", example, Options{}); diags.HasErrors() {
+			t.Errorf("%s\n%s", example, text(diags))
+		}
+	}
+}
+
+// Every example directory can be loaded, without a warning.
+func TestExamples(t *testing.T) {
+	paths, err := filepath.Glob("../examples/*/*.hcl")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no examples: %v", err)
+	}
+	certs := testCertificates(t)
+	for _, path := range paths {
+		t.Run(filepath.Base(filepath.Dir(path)), func(t *testing.T) {
+			_, diags := Load(path, Options{Vars: varsFor(path, certs), Getenv: func(string) (string, bool) { return "", false }})
+			if diags.HasErrors() || diags.Warnings() > 0 {
+				t.Errorf("%s", text(diags))
+			}
+			src, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if formatted, _ := Format(src, path); !bytes.Equal(formatted, src) {
+				t.Errorf("%s is not in the one style: sallyport fmt", path)
+			}
+		})
+	}
+}
+
+// The whole schema is decoded; what is refused is what is not available.
+func TestFull(t *testing.T) {
+	certs := testCertificates(t)
+	_, diags := testLoad("testdata/full.hcl", Options{Vars: map[string]string{"certs": certs}})
+	src, err := os.ReadFile("testdata/full.hcl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, d := range diags.list {
+		if strings.HasSuffix(d.Summary, "is not available yet") {
+			refused++
+		} else if d.Severity == hcl.DiagError {
+			t.Errorf("%s: %s", d.Summary, d.Detail)
+		}
+	}
+	if refused != diags.Errors() || refused == 0 {
+		t.Errorf("%d errors, and %d of them are of what is not available", diags.Errors(), refused)
+	}
+	walkSchema(func(path string, _ *field, fields []*field) {
+		for _, f := range fields {
+			if f.kind != "label" && f.kind != "body" && !strings.Contains(string(src), f.name) {
+				t.Errorf("%s.%s is not in full.hcl", path, f.name)
+			}
+		}
+	})
+	golden(t, "testdata/full.hcl.txt", scrub(text(diags), certs))
+}

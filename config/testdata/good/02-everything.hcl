@@ -1,0 +1,136 @@
+# Every attribute that the gateway knows, none with its default.
+variable "certs" {}
+log {
+  level  = "warn"
+  format = "json"
+}
+admin {
+  address = "127.0.0.1:9142"
+  control = "/run/sallyport/control.sock"
+}
+state { path = "/srv/sallyport" }
+certificate "mail" {
+  cert_file = "${var.certs}/mail.crt"
+  key_file  = "${var.certs}/mail.key"
+}
+certificate "other" {
+  cert_file = "${var.certs}/other.crt"
+  key_file  = "${var.certs}/other.key"
+}
+tls "partners" {
+  min_version = "1.3"
+  client_auth {
+    mode    = "require"
+    ca_file = "${var.certs}/ca.pem"
+  }
+}
+tls "asked" {
+  client_auth {
+    mode    = "request"
+    ca_file = "${var.certs}/ca.pem"
+  }
+}
+policy "default" {
+  handshake_timeout = "1s"
+  idle_timeout      = "2s"
+  stall_timeout     = "3s"
+  keepalive         = "4s"
+  drain_timeout     = "5s"
+  dialogue {
+    timeout  = "6s"
+    bytes    = "7KiB"
+    commands = 8
+  }
+  limits {
+    connections    = 9
+    pending        = 10
+    per_ip         = 11
+    pending_per_ip = 12
+    rate_per_ip    = "30/m"
+  }
+}
+policy "inherits" {
+  stall_timeout = "33s"
+  dialogue {
+    bytes = "77B"
+  }
+}
+policy "unlimited" {
+  idle_timeout = "none"
+  keepalive    = "none"
+  limits {
+    connections    = "none"
+    pending        = "none"
+    per_ip         = "none"
+    pending_per_ip = "none"
+    rate_per_ip    = "none"
+  }
+}
+backend "postfix" {
+  servers         = ["192.0.2.10:25", "[2001:db8::10]:25", "mail.example.org:25", "unix:/run/postfix/smtpd"]
+  send            = "proxy-v2"
+  connect_timeout = "2s"
+  resolve         = "3s"
+  server "192.0.2.13:25" {}
+  probe { interval = "4s" }
+}
+backend "dovecot" {
+  servers = ["192.0.2.20:143"]
+  forward { id = true }
+  probe {}
+}
+backend "xclient" {
+  servers = ["192.0.2.11:25"]
+  forward { xclient = true }
+}
+backend "webirc" {
+  servers = ["192.0.2.30:7001"]
+  forward { webirc = trimspace(" secret ") }
+}
+listener "smtp" "mx" {
+  address        = ["0.0.0.0:25", "[::]:25"]
+  mode           = "starttls"
+  cleartext      = "allow"
+  cleartext_auth = false
+  certs          = [certificate.other, certificate.mail]
+  hostname       = "mx1.example.org"
+  strict_sni     = true
+  tls            = tls.asked
+  policy         = policy.inherits
+  options {
+    strict_newlines = true
+    greet_wait      = "3s"
+  }
+  backend = backend.postfix
+}
+listener "smtp" "submissions" {
+  address = ["192.0.2.1:465"]
+  opossum = "accepted"
+  policy  = policy.unlimited
+  backend = backend.xclient
+}
+listener "imap" "imaps" {
+  address = [":993"]
+  route {
+    sni     = ["*.Partners.example.org", "partners.example.org"]
+    tls     = tls.partners
+    backend = backend.dovecot
+  }
+  route { backend = backend.dovecot }
+}
+listener "tcp" "raw" {
+  address = [":7443"]
+  backend = backend.postfix
+}
+listener "test" "options" {
+  address = ["127.0.0.1:0"]
+  mode    = "starttls"
+  options {
+    text   = "a text"
+    flag   = true
+    number = 7
+    wait   = "1m30s"
+    words  = ["one", "two"]
+  }
+  backend = backend.webirc
+}

@@ -1,0 +1,4 @@
+listener "imap" "imap" {
+  address = [":143"]
+  backend = backend.dovecot
+}

@@ -1,0 +1,4 @@
+certificate "first" {
+  names       = ["first.example.org"]
+  self_signed = true
+}

@@ -1,0 +1,4 @@
+certificate "second" {
+  names       = ["second.example.org"]
+  self_signed = true
+}
