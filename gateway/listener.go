@@ -34,7 +34,19 @@ func portKey(listener string, i int, address string) string {
 // listen opens a new socket. Keep-alive is for each session's policy to set.
 func listen(address string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
-	return lc.Listen(context.Background(), "tcp", address)
+	return lc.Listen(context.Background(), network(address), address)
+}
+
+// network keeps 0.0.0.0 and [::] apart, so that both can be listened on. For
+// package net each stands for both families.
+func network(address string) string {
+	switch host, _, _ := net.SplitHostPort(address); host {
+	case "0.0.0.0":
+		return "tcp4"
+	case "::":
+		return "tcp6"
+	}
+	return "tcp"
 }
 
 func explainBind(err error) error {

@@ -1,0 +1,30 @@
+package gateway
+
+import (
+	"net"
+	"testing"
+)
+
+// 0.0.0.0 and [::] on one port are two sockets, one of each family.
+func TestListenOnBothFamilies(t *testing.T) {
+	v4, err := listen("0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v4.Close()
+	_, port, _ := net.SplitHostPort(v4.Addr().String())
+	if c, err := net.Dial("tcp", "[::1]:"+port); err == nil {
+		c.Close()
+		t.Error("0.0.0.0 also listens on IPv6")
+	}
+	v6, err := listen("[::]:" + port)
+	if err != nil {
+		if probe, err := net.Listen("tcp6", "[::1]:0"); err != nil {
+			t.Skip("this machine has no IPv6")
+		} else {
+			probe.Close()
+		}
+		t.Fatalf("[::] beside 0.0.0.0: %v", err)
+	}
+	v6.Close()
+}
