@@ -47,7 +47,6 @@ type Socket struct {
 	writing sync.Mutex // held while bytes go out, and guards what follows
 	corked  bool
 	gather  []byte // what is written while corked
-	slow    slowPeer
 }
 
 var _ net.Conn = (*Socket)(nil)
@@ -367,16 +366,17 @@ func (s *Socket) uncork() error {
 	return err
 }
 
-// write writes p. conn's own deadline wakes it from time to time to see
-// whether the peer takes anything.
+// write writes p. The kernel, its buffer once full, wakes a writer only when a
+// third of it is free again, which with a slow peer can take longer than the
+// stall time. So conn's own deadline ends the wait from time to time, and
+// trying again tells whether the peer took anything.
 func (s *Socket) write(p []byte) (n int, err error) {
-	s.slow = slowPeer{}
+	var since time.Time // when the peer was last seen to take a byte
 	for n < len(p) {
-		var m int
-		m, err = s.conn.Write(p[n:])
+		m, err := s.conn.Write(p[n:])
 		n += m
-		s.sent.Add(int64(m))
 		if m > 0 {
+			s.sent.Add(int64(m))
 			s.clock.Load().wind()
 		}
 		if err == nil {
@@ -385,52 +385,32 @@ func (s *Socket) write(p []byte) (n int, err error) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return n, err
 		}
-		if err = s.writeExpired(m, err); err != nil {
+		now := time.Now()
+		if m > 0 || since.IsZero() {
+			since = now
+		}
+		if err := s.writeExpired(err, now, since); err != nil {
 			return n, err
 		}
 	}
 	return n, nil
 }
 
-// slowPeer watches what a peer takes while a write waits for it.
-type slowPeer struct {
-	since  time.Time // when it was last seen to take a byte
-	unsent int       // what it had not taken then
-}
-
 // writeExpired returns what a write ends with whose deadline has passed, or
-// nil when it may go on. m bytes were accepted since the last time.
-func (s *Socket) writeExpired(m int, err error) error {
-	// The kernel accepts nothing while its own buffer is full, for minutes
-	// perhaps with a peer that is slow but alive; so look what became of
-	// that buffer.
-	left := 0
-	s.ask(func(fd uintptr) (ok bool) {
-		left, ok = unsent(fd)
-		return ok
-	})
-
+// nil when it may go on.
+func (s *Socket) writeExpired(err error, now, since time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := time.Now()
-	if passed(s.writeLimit, now) {
+	switch {
+	case passed(s.writeLimit, now):
 		return err
-	}
-	took := m > 0 || left < s.slow.unsent
-	if took {
-		s.clock.Load().wind()
-	}
-	if took || s.slow.since.IsZero() {
-		s.slow.since = now
-	}
-	s.slow.unsent = left
-	if s.stall > 0 && now.Sub(s.slow.since) >= s.stall {
+	case s.stall > 0 && now.Sub(since) >= s.stall:
 		return wire.ErrStalled
 	}
 	return s.applyWrite()
 }
 
-// applyWrite sets conn's deadline: four looks in a stall time.
+// applyWrite sets conn's deadline: four tries in a stall time.
 func (s *Socket) applyWrite() error {
 	t := s.writeLimit
 	if s.stall > 0 {

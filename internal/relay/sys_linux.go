@@ -44,13 +44,6 @@ func hasBytes(fd uintptr) bool {
 	return err == nil && n > 0
 }
 
-// unsent returns how many bytes the peer has not taken yet: not acknowledged
-// over TCP, not read from a unix-domain socket.
-func unsent(fd uintptr) (int, bool) {
-	n, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
-	return n, err == nil
-}
-
 // closed reports whether a TCP connection is in the state CLOSED.
 func closed(fd uintptr) bool {
 	info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)

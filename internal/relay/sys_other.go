@@ -11,5 +11,4 @@ func rawConn(any) syscall.RawConn          { return nil }
 func readable(uintptr) bool                { return true }
 func readNow(uintptr, []byte) (int, error) { return 0, syscall.ENOSYS }
 func hasBytes(uintptr) bool                { return false }
-func unsent(uintptr) (int, bool)           { return 0, false }
 func closed(uintptr) bool                  { return false }
