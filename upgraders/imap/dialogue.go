@@ -30,12 +30,9 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 		return upgraders.Handover{}, err
 	}
 	for {
-		line, err := d.session.Conn.ReadLine(maxClearLine)
+		line, err := upgraders.ReadCommand(d.session.Conn, maxClearLine)
 		if err != nil {
 			return hangUp(parting(err), err)
-		}
-		if upgraders.IsHTTP(line) {
-			return hangUp("", upgraders.ErrHTTP)
 		}
 		h, err := d.command(ctx, line)
 		if err != nil || h.Verdict != upgraders.HangUp {
@@ -65,6 +62,9 @@ func (d *dialogue) refusesAuth() bool {
 func (d *dialogue) command(ctx context.Context, line []byte) (upgraders.Handover, error) {
 	if !printable(line) {
 		return hangUp("* BAD Commands are made of printable characters\r\n* BYE Closing\r\n", upgraders.ErrSyntax)
+	}
+	if isProxyHeader(line) {
+		return hangUp("* BAD Tag and command expected\r\n* BYE Closing\r\n", upgraders.ErrSyntax)
 	}
 	c := parseCommand(line)
 	if _, kind := literal(line); kind != noLiteral {

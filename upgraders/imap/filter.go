@@ -53,7 +53,6 @@ type command struct {
 // converse filters until authentication succeeds.
 func (f *filter) converse(_ context.Context, link *upgraders.Link) error {
 	f.link = link
-	f.passBinding = link.PassBinding
 	f.news = make(chan struct{}, 1)
 	f.over = make(chan struct{})
 	err := wire.Duplex(link.Client, link.Backend, f.up, f.down)
@@ -133,6 +132,9 @@ func (f *filter) command(line []byte) (*command, error) {
 		// Stray line ends have no answer. Servers ignore them.
 		_, err := f.link.Backend.Write(line)
 		return nil, err
+	}
+	if isProxyHeader(text) {
+		return nil, cut(commandLine{}, "Tag and command expected", upgraders.ErrSyntax)
 	}
 	c := parseCommand(text)
 	size, kind := literal(text)

@@ -234,8 +234,8 @@ func TestCleartextIsFinal(t *testing.T) {
 	p.backend.sees("gateway NOOP")
 	p.backend.say("gateway OK")
 	p.backend.sees("c CAPABILITY")
-	p.backend.say("* CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN", "c OK")
-	p.client.sees("a BAD log in first", "b BAD TLS is not available any more in this session", "* CAPABILITY IMAP4rev1 AUTH=PLAIN", "c OK")
+	p.backend.say("* CAPABILITY IMAP4rev1 STARTTLS AUTH=PLAIN LOGINDISABLED", "c OK")
+	p.client.sees("a BAD log in first", "b BAD TLS is not available any more in this session", "* CAPABILITY IMAP4rev1 AUTH=PLAIN LOGINDISABLED", "c OK")
 	if p.log.lines() != nil {
 		t.Errorf("logged %q", p.log.lines())
 	}

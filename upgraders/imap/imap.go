@@ -37,6 +37,8 @@ func Protocol() *upgraders.Protocol {
 		New:           newUpgrader,
 		Probe:         probe,
 		Request:       request,
+		// Without capabilities: the backend is asked for those inside TLS.
+		Greeting: []byte("* OK IMAP ready\r\n"),
 	}
 }
 

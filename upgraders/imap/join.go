@@ -243,13 +243,13 @@ func unavailableGreeting(_ context.Context, client *wire.Conn, cause error) erro
 // unavailableCommand is for a client whose turn it is to speak, after
 // STARTTLS.
 func unavailableCommand(_ context.Context, client *wire.Conn, cause error) error {
-	line, err := client.ReadLine(maxLine)
-	if err != nil {
+	line, err := upgraders.ReadCommand(client, maxLine)
+	switch {
+	case errors.Is(err, upgraders.ErrHTTP):
+		return err
+	case err != nil:
 		write(client, "* BYE "+refusalText(cause)+"\r\n")
 		return err
-	}
-	if upgraders.IsHTTP(line) {
-		return upgraders.ErrHTTP
 	}
 	switch c := parseCommand(line); {
 	case c.tag == "":

@@ -66,6 +66,12 @@ func parseCommand(line []byte) commandLine {
 	return c
 }
 
+// isProxyHeader reports whether a line is a header of the PROXY protocol, which
+// a backend would believe from the gateway. Its grammar is that of a command.
+func isProxyHeader(line []byte) bool {
+	return bytes.HasPrefix(line, []byte("PROXY TCP")) || bytes.HasPrefix(line, []byte("PROXY UNKNOWN"))
+}
+
 // echo returns what an answer to c begins with.
 func (c commandLine) echo() string {
 	if c.tag == "" {
