@@ -36,10 +36,11 @@ unit: ## what needs no server: under a minute, offline
 	GOARCH=386 $(GO) vet ./...
 	$(GO) test $(RACE) -shuffle=on -count=1 -timeout=10m $(UNIT)
 
-integration: ## the binary between real servers and real clients
+integration: ## the binary, with the race detector, between real servers and real clients
 	mkdir -p dist
 	$(GO) build $(RACE) -o dist/sallyport-test ./cmd/sallyport
-	SALLYPORT=$(CURDIR)/dist/sallyport-test $(GO) test -v -count=1 -timeout=30m ./integration/ | grep -v '^=== '
+	GORACE="halt_on_error=1 atexit_sleep_ms=0" SALLYPORT=$(CURDIR)/dist/sallyport-test \
+		$(GO) test -v -count=1 -timeout=30m ./integration/ | grep -v '^=== '
 
 fuzz: ## every fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \
