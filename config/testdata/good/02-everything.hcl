@@ -93,7 +93,7 @@ listener "smtp" "mx" {
   cleartext      = "allow"
   cleartext_auth = false
   certs          = [certificate.other, certificate.mail]
-  hostname       = "mx1.example.org"
+  hostname       = "mail.example.org" # and yet the default is the first of certs
   strict_sni     = true
   tls            = tls.asked
   policy         = policy.inherits
@@ -108,6 +108,11 @@ listener "smtp" "submissions" {
   opossum = "accepted"
   policy  = policy.unlimited
   backend = backend.xclient
+}
+listener "imap" "imap" {
+  address = [":143"]
+  opossum = "accepted"
+  backend = backend.dovecot
 }
 listener "imap" "imaps" {
   address = [":993"]
