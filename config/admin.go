@@ -31,6 +31,6 @@ func (l *loader) admin(b *adminBlock, state string) Admin {
 
 type resolverBlock struct {
 	block
-	Address attr[server] `hcl:"address,optional" unset:"the system's resolvers" doc:"the DNS server to ask"`
+	Address attr[server] `hcl:"address,optional" unset:"the system's resolvers" doc:"host:port of the DNS server to ask"`
 	TrustAD attr[bool]   `hcl:"trust_ad,optional" default:"false" doc:"believe its DNSSEC verdict, which only a resolver on this machine deserves"`
 }

@@ -179,7 +179,8 @@ func (l *loader) add(diags hcl.Diagnostics) {
 	}
 }
 
-// sentence makes a sentence of an error.
+// sentence makes a sentence of an error. One that begins with a path keeps it
+// as it is.
 func sentence(err error) string {
 	s := err.Error()
 	for _, op := range []string{"stat ", "open ", "read "} { // of a fs.PathError
@@ -187,7 +188,7 @@ func sentence(err error) string {
 			return path + "."
 		}
 	}
-	if s[0] >= 'a' && s[0] <= 'z' {
+	if first, _, _ := strings.Cut(s, " "); !strings.ContainsAny(first, "/.:_") {
 		s = strings.ToUpper(s[:1]) + s[1:]
 	}
 	if !strings.HasSuffix(s, ".") && !strings.HasSuffix(s, "?") {

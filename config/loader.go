@@ -233,6 +233,9 @@ func (l *loader) config() *Config {
 		State:   state,
 		Gateway: &gateway.Config{},
 	}
+	if b := l.root.Resolver; b != nil {
+		cfg.Gateway.Resolver = string(b.Address.Value)
+	}
 	for _, b := range l.root.Certificates {
 		if src := l.certificate(b); src != nil {
 			l.sources[b] = src

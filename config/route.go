@@ -29,6 +29,7 @@ func (l *loader) routes(b *listenerBlock, p *upgraders.Protocol) (routes []*gate
 		if r.Backend.good() {
 			route.Backend = l.backends[r.Backend.Value]
 			l.checkForward(r.Backend.Value, b, p)
+			l.checkRequest(r.Backend.Value, b, p)
 			l.warnClientFacts(r.Backend, p)
 		}
 		routes = append(routes, route)
@@ -85,6 +86,14 @@ func (l *loader) checkForward(backend *backendBlock, b *listenerBlock, p *upgrad
 			continue
 		}
 		l.errorf(f.at, "Client facts that the protocol cannot tell", "%s has no %s, and listener %q sends its sessions here: write send = \"proxy-v2\"%s.", p.Name, f.name, b.Name.Value, orForward(p))
+	}
+}
+
+// checkRequest refuses to ask a backend for TLS in words that a protocol
+// doesn't have.
+func (l *loader) checkRequest(backend *backendBlock, b *listenerBlock, p *upgraders.Protocol) {
+	if backend.TLS != nil && backend.TLS.Mode.Value == "starttls" && p.Request == nil {
+		l.errorf(backend.TLS.Mode.At, "TLS that the protocol cannot ask for", "%s has no words to ask a backend for TLS, and listener %q sends its sessions here: write mode = \"implicit\".", p.Name, b.Name.Value)
 	}
 }
 

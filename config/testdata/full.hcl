@@ -141,7 +141,7 @@ backend "directory" {
   servers = ["192.0.2.31:389"]
   send    = "proxy-v2"
   tls {
-    mode            = "starttls"
+    mode            = "implicit"
     verify          = "ca"
     ca_file         = "${var.certs}/ca.pem"
     server_name     = "ldap.example.org"
