@@ -71,7 +71,9 @@ func TestClientLeavesAfterBackend(t *testing.T) {
 // A client that stays silent once the backend has closed does not hold the
 // session beyond the linger time (here: the shorter idle time).
 func TestSilentClientAfterBackend(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
+		t.Parallel()
 		r := (&rig{Idle: 150 * time.Millisecond}).start(t, m)
 		r.backend.Close()
 		ends(t, r.client, io.EOF)
@@ -164,7 +166,9 @@ func TestBackendBreaks(t *testing.T) {
 // A backend that refuses what the client is sending, closes, and so resets:
 // its last words reach the client even though the client's bytes go nowhere.
 func TestLastWordsOfBackend(t *testing.T) {
+	t.Parallel()
 	eachTLS(t, func(t *testing.T, m mode) {
+		t.Parallel()
 		for range 20 {
 			r := new(rig).start(t, m)
 			send(t, r.client, "DATA")
@@ -360,7 +364,9 @@ func TestReadAheadOfTLS(t *testing.T) {
 // Silence in both directions ends the session: close_notify and FIN for the
 // client, and no whole-looking end for the backend.
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
+		t.Parallel()
 		r := (&rig{Idle: 150 * time.Millisecond}).start(t, m)
 		ends(t, r.client, io.EOF)
 		ends(t, r.backend, syscall.ECONNRESET)
@@ -371,24 +377,25 @@ func TestIdle(t *testing.T) {
 
 // Bytes in one direction keep the session alive for both.
 func TestIdleCountsBothDirections(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
-		const idle = 400 * time.Millisecond
-		r := (&rig{Idle: idle}).start(t, m)
-		for start := time.Now(); time.Since(start) < 3*idle; time.Sleep(idle / 20) {
-			send(t, r.backend, ".")
-			expect(t, r.client, ".")
-		}
-		r.goesOn(t)
-		ends(t, r.client, io.EOF)
-		r.client.Close()
-		r.wants(t, Idle)
-	})
+	t.Parallel()
+	const idle = 400 * time.Millisecond
+	r := (&rig{Idle: idle}).start(t, tls13)
+	for start := time.Now(); time.Since(start) < 3*idle; time.Sleep(idle / 20) {
+		send(t, r.backend, ".")
+		expect(t, r.client, ".")
+	}
+	r.goesOn(t)
+	ends(t, r.client, io.EOF)
+	r.client.Close()
+	r.wants(t, Idle)
 }
 
 // A client that takes nothing ends the session; both sides learn that it was
 // cut.
 func TestStalledClient(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
+		t.Parallel()
 		buffers := NewBuffers(64 << 20)
 		r := (&rig{Stall: 200 * time.Millisecond, Options: Options{Buffers: buffers}}).start(t, m)
 		sent := make(chan struct{})
@@ -406,7 +413,9 @@ func TestStalledClient(t *testing.T) {
 
 // A stalled backend, with the client waiting in vain.
 func TestStalledBackend(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
+		t.Parallel()
 		for _, unix := range []bool{false, true} {
 			r := (&rig{Stall: 200 * time.Millisecond, Unix: unix}).start(t, m)
 			sent := make(chan struct{})
@@ -420,22 +429,20 @@ func TestStalledBackend(t *testing.T) {
 // A client that takes a little all the time is not stalled, though the kernel
 // accepts nothing more for much longer than the stall time.
 func TestSlowClient(t *testing.T) {
-	eachMode(t, func(t *testing.T, m mode) {
-		t.Parallel()
-		const stall = 800 * time.Millisecond
-		r := (&rig{Stall: stall, SmallWindow: true}).start(t, m)
-		sent := make(chan struct{})
-		go sendForEver(r.backend, sent)
-		// Below TLS, whose records come only whole.
-		for slow := time.Now(); time.Since(slow) < 5*stall; time.Sleep(stall / 4) {
-			if _, err := io.CopyN(io.Discard, r.clientTCP, 4<<10); err != nil {
-				t.Fatal(err)
-			}
+	t.Parallel()
+	const stall = 800 * time.Millisecond
+	r := (&rig{Stall: stall, SmallWindow: true}).start(t, plain)
+	sent := make(chan struct{})
+	go sendForEver(r.backend, sent)
+	// Below TLS, whose records come only whole.
+	for slow := time.Now(); time.Since(slow) < 5*stall; time.Sleep(stall / 4) {
+		if _, err := io.CopyN(io.Discard, r.clientTCP, 4<<10); err != nil {
+			t.Fatal(err)
 		}
-		r.goesOn(t)
-		reset(r.clientTCP)
-		<-sent
-	})
+	}
+	r.goesOn(t)
+	reset(r.clientTCP)
+	<-sent
 }
 
 // The end itself reaches a slow client, however long it takes to come to it:
@@ -505,7 +512,9 @@ func pipes(t *testing.T, m mode) (client *tls.Conn, backend net.Conn, done chan 
 
 // Shutdown writes what was read, then ends both streams in order.
 func TestShutdown(t *testing.T) {
+	t.Parallel()
 	eachMode(t, func(t *testing.T, m mode) {
+		t.Parallel()
 		r := new(rig).start(t, m)
 		data := pattern(64<<20, 6)
 		sent := make(chan struct{})
@@ -661,6 +670,7 @@ func abrupt(t *testing.T, m mode, i int) {
 
 // Without a file descriptor the relay works, with blocking reads.
 func TestWithoutDescriptor(t *testing.T) {
+	t.Parallel()
 	client, far := net.Pipe()
 	backend, there := net.Pipe()
 	done := make(chan Result, 1)

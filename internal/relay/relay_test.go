@@ -26,11 +26,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 20 * time.Second
 
 // modes are what lies between client and gateway.
-var modes = []mode{
-	{"plain", 0},
-	{"tls1.2", tls.VersionTLS12},
-	{"tls1.3", tls.VersionTLS13},
-}
+var (
+	plain = mode{"plain", 0}
+	tls12 = mode{"tls1.2", tls.VersionTLS12}
+	tls13 = mode{"tls1.3", tls.VersionTLS13}
+	modes = []mode{plain, tls12, tls13}
+)
 
 type mode struct {
 	name    string
