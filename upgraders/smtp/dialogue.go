@@ -114,8 +114,8 @@ func (d *dialogue) command(ctx context.Context, line string) (reply string, h *u
 	case "STARTTLS":
 		return d.starttlsCommand(argument)
 	case "PROXY":
-		// A PROXY header on a listener that trusts none.
-		return "500 5.5.2 Syntax error, command unrecognized", nil, upgraders.ErrSyntax
+		// The header of a proxy that the listener does not trust.
+		return "500 5.5.2 Syntax error, command unrecognized", nil, upgraders.ErrProxy
 	}
 
 	known := backendVerb(verb) || localVerb(verb)

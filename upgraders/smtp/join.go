@@ -45,11 +45,17 @@ func (p *passage) join(_ context.Context, link *upgraders.Link) error {
 		p.refusal = r.raw
 	case r.class() != 2:
 		return r.refusal()
+	case p.greet && string(r.raw) == standIn:
+		_, err = io.WriteString(link.Client, "220 "+p.hostname+" "+p.greeting+"\r\n")
 	case p.greet:
 		_, err = link.Client.Write(r.raw)
 	}
 	return err
 }
+
+// standIn is what join finds for the greeting of a backend that was asked for
+// TLS: it greets but once, and in clear.
+const standIn = "220 backend.invalid\r\n"
 
 // tryNext makes whatever went wrong with a server a reason to ask another. The
 // error itself is not wrapped: a backend that times out is no client that does.

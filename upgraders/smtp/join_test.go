@@ -208,6 +208,31 @@ func TestJoinAgain(t *testing.T) {
 	}
 }
 
+// A backend that was asked for TLS has greeted already, in clear: on an implicit
+// port the gateway greets in its place, and XCLIENT brings a greeting again.
+func TestJoinWithoutGreeting(t *testing.T) {
+	for _, test := range []struct {
+		xclient       bool
+		replies, want string
+	}{
+		{false, "", "220 gw.example.org ESMTP\r\n"},
+		{true, "250-backend.example\r\n250 XCLIENT ADDR\r\n220 backend.example\r\n", "220 backend.example\r\n"},
+	} {
+		client, backend := newMemory(1), newMemory(2)
+		var got []byte
+		client.written = func(p []byte) { got = append(got, p...) }
+		backend.in = []byte(test.replies)
+		backend.written = func([]byte) {}
+		link := newLink(client, backend)
+		link.Forward.XCLIENT = test.xclient
+		link.Backend.Putback(Protocol().Greeting)
+		h := strictSMTP().Implicit(&upgraders.Session{Listener: listener})
+		if err := h.Join(context.Background(), link); err != nil || string(got) != test.want {
+			t.Errorf("Join = %v; the client gets %q, want %q", err, got, test.want)
+		}
+	}
+}
+
 // The client side: TLS is asked for where it is listed, and anything but a 220
 // with nothing behind it is a refusal (B-01, B-02).
 func TestRequest(t *testing.T) {

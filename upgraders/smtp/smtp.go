@@ -69,6 +69,7 @@ func (v variant) protocol(p upgraders.Protocol) *upgraders.Protocol {
 	p.New = v.newUpgrader
 	p.Probe = v.probe
 	p.Request = v.request
+	p.Greeting = []byte(standIn)
 	return &p
 }
 
