@@ -188,7 +188,7 @@ func sentence(err error) string {
 			return path + "."
 		}
 	}
-	if first, _, _ := strings.Cut(s, " "); !strings.ContainsAny(first, "/.:_") {
+	if first, _, _ := strings.Cut(s, " "); s != "" && 'a' <= s[0] && s[0] <= 'z' && !strings.ContainsAny(first, "/.:_") {
 		s = strings.ToUpper(s[:1]) + s[1:]
 	}
 	if !strings.HasSuffix(s, ".") && !strings.HasSuffix(s, "?") {
