@@ -247,6 +247,72 @@ func TestSecondUpgrade(t *testing.T) {
 	c.imapOK("NOOP")
 }
 
+// G-06, G-09: a session that went on in cleartext, logged in or not, is never
+// upgraded any more, so nothing that was said in it can be taken for something
+// said in TLS; it goes on in cleartext. Control: before its first command to
+// the backend the same session is upgraded.
+func TestNoLateUpgrade(t *testing.T) {
+	t.Parallel()
+	open := strings.NewReplacer(`mode     = "starttls"`, "mode = \"starttls\"\n  cleartext = \"allow\"",
+		`mode    = "starttls"`, "mode = \"starttls\"\n  cleartext = \"allow\"\n  cleartext_auth = true")
+	gw := serve(t, open.Replace(mx+mailboxes))
+	localhost := lab.pki.client("localhost")
+
+	c := dial(t, loopback(), gw.addr("mx"))
+	c.smtpTLS(localhost)
+	from := loopback()
+	c = dial(t, from, gw.addr("mx"))
+	c.reply(220)
+	c.cmd(250, "EHLO client.example.net")
+	c.cmd(250, "MAIL FROM:<a@example.net>")
+	c.cmd(454, "STARTTLS")
+	c.cmd(250, "RCPT TO:<late@raw.example.org>")
+	if r := c.cmd(250, "EHLO client.example.net"); r.has("STARTTLS") {
+		t.Errorf("still offered: %s", r)
+	}
+	c.cmd(221, "QUIT")
+	c.closed()
+	gw.session(from).is(t, "security", "cleartext", "outcome", "ok")
+
+	c = dial(t, loopback(), gw.addr("imap"))
+	c.imapTLS(localhost)
+	from = loopback()
+	c = dial(t, from, gw.addr("imap"))
+	c.want(`^\* OK`)
+	c.imapOK("LOGIN attacker %s", password)
+	if tagged, _ := c.imap("STARTTLS"); !strings.HasPrefix(tagged, "BAD") {
+		t.Errorf("STARTTLS after LOGIN: %s", tagged)
+	}
+	if caps := c.capabilities(); strings.Contains(strings.Join(caps, " "), "STARTTLS") {
+		t.Errorf("still offered: %v", caps)
+	}
+	c.imapOK("LOGOUT")
+	c.closed()
+	gw.session(from).is(t, "security", "cleartext", "outcome", "ok")
+}
+
+// G-22: a client that holds more connections than per_ip allows is told so in
+// the protocol's words, and others are served. Control: those.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	few := strings.ReplaceAll(mx+mailboxes, "  backend ", "  policy = policy.few\n  backend ") + `
+policy "few" {
+  limits { per_ip = 2 }
+}
+`
+	gw := serve(t, few)
+	for listener, full := range map[string]string{"mx": "^421 ", "imap": `^\* BYE`} {
+		greedy := loopback()
+		for range 2 {
+			dial(t, greedy, gw.addr(listener)).want(`^220 |^\* OK`)
+		}
+		c := dial(t, greedy, gw.addr(listener))
+		c.want(full)
+		c.closed()
+		dial(t, loopback(), gw.addr(listener)).want(`^220 |^\* OK`)
+	}
+}
+
 // verbs are the beginnings of what a browser could be made to send.
 var verbs = []string{"GET / HTTP/1.1\r\nHost: reflected\r\n\r\n", "POST /reflected HTTP/1.1\r\n\r\nreflected", "CONNECT reflected:25 HTTP/1.1\r\n\r\n"}
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 )
@@ -138,6 +139,34 @@ func TestNextServer(t *testing.T) {
 	}
 	c = dialTLS(t, loopback(), gw.addr("imaps"), localhost)
 	c.want(`^\* BYE`)
+}
+
+// A backend that has no service for this client says so once and for all: its
+// 554 answers the client, on whichever port. Control: a stub that greets with
+// 220 is joined.
+func TestRefusal(t *testing.T) {
+	t.Parallel()
+	hcl := func(f func(*stub, net.Conn)) string {
+		return strings.Replace(mx, `{{postfix "mx"}}`, fmt.Sprintf("%q", serveStub(t, f).addr), 1)
+	}
+	localhost := lab.pki.client("localhost")
+	gw := serve(t, hcl(greeting("554 5.7.1 no service for you")))
+	c := dialTLS(t, loopback(), gw.addr("smtps"), localhost)
+	c.want("^554 5.7.1 no service for you")
+	c.send("QUIT")
+	c.rest()
+	c = dial(t, loopback(), gw.addr("mx"))
+	c.reply(220)
+	c.cmd(250, "EHLO client.example.net")
+	c.cmd(220, "STARTTLS")
+	c.tls(localhost)
+	c.cmd(554, "EHLO client.example.net")
+
+	gw = serve(t, hcl(smtpStub))
+	c = dialTLS(t, loopback(), gw.addr("smtps"), localhost)
+	c.want("^220 stub.example.org")
+	c = dial(t, loopback(), gw.addr("mx"))
+	c.smtpTLS(localhost)
 }
 
 // A backend that greets with PREAUTH has logged the gateway in: nobody gets

@@ -58,6 +58,11 @@ func serve(t *testing.T, hcl string) *gateway {
 	}
 	t.Cleanup(func() {
 		g.stop()
+		for _, bug := range []string{"DATA RACE", "panic: ", `"outcome":"panic"`} {
+			if strings.Contains(g.said(), bug) {
+				t.Errorf("the gateway has a bug: %s", bug)
+			}
+		}
 		if t.Failed() {
 			t.Logf("%s/sallyport.hcl:\n%s\nthe gateway said:\n%s", g.dir, hcl, g.tail(60))
 		}

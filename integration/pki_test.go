@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -81,6 +83,19 @@ func (p *pki) issue(name string, dns ...string) error {
 	if err != nil {
 		return err
 	}
+	return p.issueFor(key, name, dns...)
+}
+
+// issueRSA is issue for an RSA key.
+func (p *pki) issueRSA(name string, dns ...string) error {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		return err
+	}
+	return p.issueFor(key, name, dns...)
+}
+
+func (p *pki) issueFor(key crypto.Signer, name string, dns ...string) error {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
 		return err
@@ -91,7 +106,7 @@ func (p *pki) issue(name string, dns ...string) error {
 		DNSNames:     dns,
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(12 * time.Hour),
-		KeyUsage:     x509.KeyUsageDigitalSignature,
+		KeyUsage:     x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	if dns[0] == "localhost" {

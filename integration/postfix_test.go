@@ -37,7 +37,7 @@ var smtpds = map[string][]string{
 	"third":  {"myhostname=third.example.org"},
 	// Two that take the client's address from the gateway.
 	"proxy":   {"smtpd_upstream_proxy_protocol=haproxy"},
-	"xclient": {"smtpd_authorized_xclient_hosts=" + gatewayAddr, "smtpd_peername_lookup=yes"},
+	"xclient": {"smtpd_authorized_xclient_hosts=" + gatewayAddr, "smtpd_authorized_xforward_hosts=" + gatewayAddr, "smtpd_peername_lookup=yes"},
 	// Submission: who logs in may relay, and nobody else.
 	"submission": {
 		"mynetworks=",

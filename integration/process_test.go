@@ -54,12 +54,14 @@ func lacking(t *testing.T, format string, args ...any) {
 	t.Skipf(format, args...)
 }
 
-// environment is what a client may know of this machine: no dot files, no
-// locale, no proxies.
+// environment is what clients and servers may know of this machine: no dot
+// files, no locale, no proxies; GORACE is for a gateway that was built with
+// the race detector.
 func environment() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + lab.home, "TMPDIR=" + lab.dir, "LC_ALL=C",
 		"MAILRC=/dev/null", "PYTHONDONTWRITEBYTECODE=1", "SSL_CERT_FILE=" + lab.pki.ca,
+		"GORACE=" + os.Getenv("GORACE"),
 		"GORACE=" + os.Getenv("GORACE"), // of a gateway that was built with -race
 	}
 }

@@ -121,7 +121,9 @@ func TestReloadUnderLoad(t *testing.T) {
 					failed.Add(1)
 					mu.Lock()
 					failures = append(failures, err)
+					failures = failures[:min(5, len(failures))]
 					mu.Unlock()
+					time.Sleep(10 * time.Millisecond)
 				}
 			}
 		})
