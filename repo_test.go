@@ -54,7 +54,7 @@ func TestRules(t *testing.T) {
 		if err := os.WriteFile(securityDoc, tested(house, text), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		house = load(t, os.DirFS("."))
+		return
 	}
 	for _, r := range rules {
 		t.Run(r.name, func(t *testing.T) {
