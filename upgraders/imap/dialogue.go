@@ -20,6 +20,7 @@ type dialogue struct {
 	*upgrader
 	session *upgraders.Session
 	bad     int
+	told    bool // that TLS is required
 }
 
 // run greets and answers until the client asks for TLS, goes on without it, or
@@ -32,7 +33,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 	for {
 		line, err := upgraders.ReadCommand(d.session.Conn, maxClearLine)
 		if err != nil {
-			return hangUp(parting(err), err)
+			return hangUp(parting(err), upgraders.LeftWithoutTLS(d.told, err))
 		}
 		h, err := d.command(ctx, line)
 		if err != nil || h.Verdict != upgraders.HangUp {
@@ -91,7 +92,7 @@ func (d *dialogue) command(ctx context.Context, line []byte) (upgraders.Handover
 	case "ID":
 		return d.say("* ID NIL\r\n" + c.tag + " OK ID completed\r\n")
 	case "LOGOUT":
-		return hangUp("* BYE Logging out\r\n"+c.tag+" OK LOGOUT completed\r\n", upgraders.ErrQuit)
+		return hangUp("* BYE Logging out\r\n"+c.tag+" OK LOGOUT completed\r\n", upgraders.LeftWithoutTLS(d.told, upgraders.ErrQuit))
 	case "STARTTLS":
 		if !d.session.CanTLS() {
 			// RFC 9051, 6.2.1: NO is for a TLS that cannot be had here.
@@ -122,6 +123,7 @@ func printable(line []byte) bool {
 func (d *dialogue) needsBackend(c commandLine, line []byte) (upgraders.Handover, error) {
 	switch {
 	case !d.session.Listener.Cleartext, d.refusesAuth() && isAuth(c.name):
+		d.told = true
 		return d.say(c.tag + privacyRequired)
 	}
 	first := append([]byte(line), "\r\n"...)

@@ -275,3 +275,15 @@ func TestRealPeers(t *testing.T) {
 		t.Error("the filter did not end")
 	}
 }
+
+// What stands for the greeting of a backend that was asked for TLS is one, and
+// promises nothing.
+func TestGreetingInTLS(t *testing.T) {
+	greeting := string(Protocol().Greeting)
+	p := rig{implicit: true}.play(t)
+	p.backend.says(greeting)
+	p.client.reads(greeting)
+	if strings.Contains(greeting, "CAPABILITY") {
+		t.Errorf("%q tells what nobody has said in TLS", greeting)
+	}
+}
