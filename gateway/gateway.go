@@ -22,7 +22,7 @@ type Options struct {
 	Metrics *Metrics     // nil: counted, but not exposed
 
 	// Listen opens a listening socket for an address of the configuration;
-	// nil: a new one. It is where sockets of systemd's come in.
+	// nil: Listen. It is where sockets of systemd's come in.
 	Listen func(address string) (net.Listener, error)
 }
 
@@ -53,7 +53,7 @@ func New(opts Options) *Gateway {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	if opts.Listen == nil {
-		opts.Listen = listen
+		opts.Listen = Listen
 	}
 	if opts.Metrics == nil {
 		opts.Metrics = NewMetrics(nil)

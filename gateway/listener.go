@@ -31,8 +31,9 @@ func portKey(listener string, i int, address string) string {
 	return address
 }
 
-// listen opens a new socket. Keep-alive is for each session's policy to set.
-func listen(address string) (net.Listener, error) {
+// Listen opens a new socket for an address of the configuration. Keep-alive is
+// for each session's policy to set.
+func Listen(address string) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAlive: -1}
 	return lc.Listen(context.Background(), network(address), address)
 }

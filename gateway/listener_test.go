@@ -7,7 +7,7 @@ import (
 
 // 0.0.0.0 and [::] on one port are two sockets, one of each family.
 func TestListenOnBothFamilies(t *testing.T) {
-	v4, err := listen("0.0.0.0:0")
+	v4, err := Listen("0.0.0.0:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -17,7 +17,7 @@ func TestListenOnBothFamilies(t *testing.T) {
 		c.Close()
 		t.Error("0.0.0.0 also listens on IPv6")
 	}
-	v6, err := listen("[::]:" + port)
+	v6, err := Listen("[::]:" + port)
 	if err != nil {
 		if probe, err := net.Listen("tcp6", "[::1]:0"); err != nil {
 			t.Skip("this machine has no IPv6")

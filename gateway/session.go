@@ -46,9 +46,9 @@ type session struct {
 }
 
 func newSession(g *Gateway, l *listener, c net.Conn) *session {
-	if tcp, ok := c.(*net.TCPConn); ok && l.cfg.Policy.Keepalive > 0 {
+	if tcp, ok := c.(*net.TCPConn); ok {
 		k := l.cfg.Policy.Keepalive
-		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: k, Interval: max(k/4, time.Second), Count: 4})
+		tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: k > 0, Idle: k, Interval: max(k/4, time.Second), Count: 4})
 	}
 	sock := relay.NewSocket(c)
 	return &session{

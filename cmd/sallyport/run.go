@@ -32,7 +32,8 @@ themselves, for as long as the drain_timeout of their policy. A second SIGTERM
 or SIGINT ends them at once.
 
 Under systemd (Type=notify or notify-reload) run says when it is ready, reloads
-and stops, and feeds the watchdog.
+and stops, and feeds the watchdog. Sockets of a socket unit are used for the
+addresses they are bound to.
 
 Exit codes: 0 every session ended by itself, 1 sessions had to be ended or the
 gateway could not start, 2 the command line is wrong.`,

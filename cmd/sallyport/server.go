@@ -39,6 +39,7 @@ type server struct {
 	handler http.Handler
 	admin   *adminServer
 	files   fileWatch
+	sockets *inherited
 	state   string // the directory in use until a restart
 
 	config      atomic.Pointer[config.Config] // read by the metrics, too
@@ -63,9 +64,10 @@ func newServer(opts runOptions, stderr io.Writer) *server {
 		logs:    logs,
 		metrics: gateway.NewMetrics(reg),
 		files:   fileWatch{path: opts.path},
+		sockets: inheritSockets(log),
 	}
 	s.metrics.Certificates(s.certificates)
-	s.gw = gateway.New(gateway.Options{Logger: log, Metrics: s.metrics})
+	s.gw = gateway.New(gateway.Options{Logger: log, Metrics: s.metrics, Listen: s.sockets.listen})
 	s.handler = adminHandler(reg, s.gw.Ready, log)
 	return s
 }
@@ -143,6 +145,7 @@ func (s *server) apply(cfg *config.Config) error {
 		admin.serve()
 	}
 	s.announce(cfg.Gateway, s.config.Swap(cfg))
+	s.sockets.report(cfg.Gateway, s.log)
 	s.checkNoFile(cfg.Gateway)
 	s.watch(cfg.Sources)
 	return nil
