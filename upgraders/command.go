@@ -2,6 +2,7 @@ package upgraders
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/sallyport/sallyport/internal/wire"
 )
@@ -25,4 +26,15 @@ func ReadCommand(c *wire.Conn, max int) ([]byte, error) {
 		}
 	}
 	return line, err
+}
+
+// LeftWithoutTLS makes the end of a dialogue an outcome of its own when the
+// client was told that TLS is required: it went without it, and an operator
+// may want to know whom that policy turns away. err keeps its own reason where
+// it has one.
+func LeftWithoutTLS(told bool, err error) error {
+	if told && Reason(err) == "" {
+		return fmt.Errorf("%w: %w", ErrNeedsTLS, err)
+	}
+	return err
 }

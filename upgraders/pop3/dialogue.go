@@ -22,6 +22,7 @@ type dialogue struct {
 	upgrader
 	session *upgraders.Session
 	errors  int
+	told    bool // that TLS is required
 }
 
 // run greets and answers until the client asks for TLS, goes on without it, or
@@ -40,7 +41,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 		line, err := upgraders.ReadCommand(d.session.Conn, limit)
 		switch {
 		case err != nil:
-			return turnedAway(parting(err), err)
+			return turnedAway(parting(err), upgraders.LeftWithoutTLS(d.told, err))
 		case !printable(line):
 			return turnedAway("-ERR [SYS/PERM] Commands are made of printable characters", upgraders.ErrSyntax)
 		}
@@ -68,7 +69,7 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 	case "CAPA":
 		return d.say(d.capabilities(ctx))
 	case "QUIT":
-		return turnedAway("+OK Bye", upgraders.ErrQuit)
+		return turnedAway("+OK Bye", upgraders.LeftWithoutTLS(d.told, upgraders.ErrQuit))
 	case "STLS":
 		switch {
 		case argument != "":
@@ -88,6 +89,7 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 		return d.wrong("-ERR Unknown command")
 	}
 	if !l.Cleartext {
+		d.told = true
 		return d.say(needsTLS)
 	}
 	return d.cleartext(d.session, line), nil

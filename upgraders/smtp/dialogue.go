@@ -3,7 +3,6 @@ package smtp
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -57,7 +56,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 			err = werr
 		}
 		if err != nil {
-			return upgraders.Handover{}, d.left(err)
+			return upgraders.Handover{}, upgraders.LeftWithoutTLS(d.needsTLS, err)
 		}
 	}
 }
@@ -200,16 +199,7 @@ func (d *dialogue) failed(err error) error {
 	if words := lastWords(err, d.session.Listener.Hostname); words != "" {
 		d.say(words)
 	}
-	return d.left(err)
-}
-
-// left makes the end of a session that was told to use TLS, and did not, an
-// outcome of its own.
-func (d *dialogue) left(err error) error {
-	if d.needsTLS && upgraders.Reason(err) == "" {
-		return fmt.Errorf("%w: %w", upgraders.ErrNeedsTLS, err)
-	}
-	return err
+	return upgraders.LeftWithoutTLS(d.needsTLS, err)
 }
 
 // lastWords says how a session ends that the gateway ends, or nothing where
