@@ -24,7 +24,6 @@ var notYet = []struct {
 	{"listener", "http", ""},
 	{"listener", "irc", ""},
 	{"listener", "ldap", ""},
-	{"listener", "lmtp", ""},
 	{"listener", "mysql", ""},
 	{"listener", "nntp", ""},
 	{"listener", "postgres", ""},

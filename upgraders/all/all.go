@@ -4,6 +4,7 @@ package all
 import (
 	"github.com/sallyport/sallyport/upgraders"
 	"github.com/sallyport/sallyport/upgraders/imap"
+	"github.com/sallyport/sallyport/upgraders/lmtp"
 	"github.com/sallyport/sallyport/upgraders/pop3"
 	"github.com/sallyport/sallyport/upgraders/smtp"
 	"github.com/sallyport/sallyport/upgraders/tcp"
@@ -14,6 +15,7 @@ import (
 func Protocols() []*upgraders.Protocol {
 	return []*upgraders.Protocol{
 		smtp.Protocol(),
+		lmtp.Protocol(),
 		imap.Protocol(),
 		pop3.Protocol(),
 		tcp.Protocol(),
