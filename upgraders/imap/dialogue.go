@@ -152,6 +152,7 @@ func (d *dialogue) literal(c commandLine, line []byte, kind literalKind) (upgrad
 	case c.tag == "":
 		return d.badCommand(c, "Tag and command expected")
 	}
+	d.told = d.told || d.refusesAuth()
 	return d.say(c.tag + " NO [PRIVACYREQUIRED] Literals are not accepted before TLS\r\n")
 }
 

@@ -32,7 +32,7 @@ func TestDialogue(t *testing.T) {
 		{"M-01: credentials", "a LOGIN u p\r\nb AUTHENTICATE PLAIN AGEAYg==\r\nc SELECT INBOX\r\nd FOO\r\n",
 			[]string{"a " + privacy, "b " + privacy, "c " + privacy, "d " + privacy}, io.EOF},
 		{"M-03: a client that waits", "a LOGIN {5}\r\nb NOOP\r\n",
-			[]string{"a NO [PRIVACYREQUIRED] Literals are not accepted before TLS", "b OK NOOP completed"}, io.EOF},
+			[]string{"a NO [PRIVACYREQUIRED] Literals are not accepted before TLS", "b OK NOOP completed"}, upgraders.ErrNeedsTLS},
 		{"M-03: one that doesn't", "a LOGIN {11+}\r\nb STARTTLS\r\n",
 			[]string{"a BAD Literals are not accepted before TLS", rejected}, upgraders.ErrLiteral},
 		{"M-04: sizes", "a LOGIN {999999999999}\r\nb LOGIN {5}x\r\nc ID ({3}\r\nd LOGIN {-1}\r\n",
