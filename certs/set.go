@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 )
 
 // A Set chooses among the certificates of several sources for one listener.
@@ -30,7 +31,7 @@ func NewSet(sources []Source, hostname string, explicit bool) *Set {
 // Certificate returns the certificate for a hello. A certificate that holds
 // the server name itself goes before one that covers it with a wildcard; among
 // equals, the first that the client can verify is taken, ECDSA before others,
-// since it is cheaper for both sides.
+// since it is cheaper for both sides, and one that has expired last.
 //
 // Without a server name it is the default: the first of an explicit set, else
 // what covers the hostname, else the first. For a name that no certificate
@@ -53,12 +54,22 @@ func (s *Set) Certificate(hello *tls.ClientHelloInfo) (cert *tls.Certificate, co
 	// default certificate for that.
 	nameless := *hello
 	nameless.ServerName = ""
+	now := time.Now()
 	for _, c := range choice {
-		if nameless.SupportsCertificate(c) == nil {
+		if nameless.SupportsCertificate(c) != nil {
+			continue
+		}
+		if now.Before(c.Leaf.NotAfter) {
 			return c, covered, nil
 		}
+		if cert == nil {
+			cert = c
+		}
 	}
-	return choice[0], covered, nil // crypto/tls will say what doesn't fit
+	if cert == nil {
+		cert = choice[0] // crypto/tls will say what doesn't fit
+	}
+	return cert, covered, nil
 }
 
 // Ready returns nil when there is a certificate to serve, else why not.

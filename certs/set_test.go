@@ -2,10 +2,12 @@ package certs_test
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sallyport/sallyport/certs"
 )
@@ -47,6 +49,10 @@ func TestSelection(t *testing.T) {
 	}
 	rsa := func(label string, names ...string) certs.Source {
 		return fixed{label, names, root.leaf(rsaKey(), names...).tls()}
+	}
+	expired := func(label string, names ...string) certs.Source {
+		template := &x509.Certificate{DNSNames: names, NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(-24 * time.Hour)}
+		return fixed{label, names, root.leafFrom(ecKey(), template).tls()}
 	}
 	pending := func(label string, names ...string) certs.Source { return fixed{label, names, nil} }
 	list := func(s ...certs.Source) []certs.Source { return s }
@@ -97,6 +103,13 @@ func TestSelection(t *testing.T) {
 			sources: list(rsa("rsa", "mx.example.org"), ec("stranger", "example.net"), ec("ec", "mx.example.org"))},
 		{what: "a wildcard of the right kind behind an exact name of the wrong kind", sni: "mx.example.org", only: tls.PSSWithSHA256, want: "wild",
 			sources: list(ec("exact", "mx.example.org"), rsa("wild", "*.example.org"))},
+
+		{what: "expired ECDSA behind valid RSA", sources: list(expired("old", "mx.example.org"), rsa("rsa", "mx.example.org")), sni: "mx.example.org", want: "rsa"},
+		{what: "an expired exact name behind a valid wildcard", sources: list(expired("old", "mx.example.org"), ec("wild", "*.example.org")), sni: "mx.example.org", want: "wild"},
+		{what: "expired, but nothing else fits the client", sources: list(rsa("rsa", "mx.example.org"), expired("old", "mx.example.org")), sni: "mx.example.org",
+			only: tls.ECDSAWithP256AndSHA256, want: "old"},
+		{what: "all expired: the first", sources: list(expired("old", "mx.example.org"), expired("older", "mx.example.org")), sni: "mx.example.org", want: "old"},
+		{what: "alone and expired", sources: list(expired("old", "mx.example.org"), three[0]), sni: "mx.example.org", want: "old"},
 
 		{what: "a source without certificate is passed over", sources: list(pending("soon", "a.example.org"), three[1]), want: "b"},
 		{what: "and its name is not covered", sources: list(pending("soon", "a.example.org"), three[1]), sni: "a.example.org", want: "b", uncovered: true},
