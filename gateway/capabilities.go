@@ -115,7 +115,7 @@ func (b *backend) ask(ctx context.Context, sv *server) (upgraders.Capabilities, 
 	caps, err := b.protocol.Probe(ctx, &upgraders.Link{
 		Backend:     l.conn,
 		Security:    upgraders.Encrypted,
-		Facts:       upgraders.Facts{Client: self, Local: self, Name: b.hostname, TTL: 1},
+		Facts:       upgraders.Facts{Client: self, Local: self, Name: b.hostname, TTL: forwardTTL},
 		Forward:     b.cfg.Forward,
 		PassBinding: b.passBinding(),
 		Log:         func(msg string, args ...any) { b.log.Warn(msg, append([]any{"backend", b.cfg.Name}, args...)...) },

@@ -71,6 +71,11 @@ func (s *session) join(ctx context.Context, h upgraders.Handover, r *route) (*le
 	return nil, last
 }
 
+// forwardTTL is how many proxies a backend may still forward client facts
+// through: Dovecot's own default. With 1 a Dovecot director could not pass a
+// login on.
+const forwardTTL = 5
+
 // link is what Join and Converse work on.
 func (s *session) link(r *route, l *leg) *upgraders.Link {
 	return &upgraders.Link{
@@ -84,7 +89,7 @@ func (s *session) link(r *route, l *leg) *upgraders.Link {
 			Client: s.client,
 			Local:  s.local,
 			Name:   s.l.facts.Hostname,
-			TTL:    1,
+			TTL:    forwardTTL,
 		},
 		Forward:     r.backend.cfg.Forward,
 		PassBinding: r.backend.passBinding(),
