@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"regexp"
 	"slices"
 	"strings"
@@ -46,7 +45,7 @@ func TestPostfixKnowsClient(t *testing.T) {
 						t.Errorf("the client is offered what is not for it: %s", r)
 					}
 				}
-				to := "facts-" + way.name + "-" + listener
+				to := fresh("facts-" + way.name)
 				c.mail(to+"@raw.example.org", "hello")
 				c.cmd(221, "QUIT")
 				c.clean()
@@ -112,12 +111,13 @@ func TestClientsCannotForge(t *testing.T) {
 	}
 	bare.cmd(220, forged)
 	bare.cmd(250, "EHLO client.example.net")
-	bare.mail("forged-bare@raw.example.org", "hello")
-	if !strings.Contains(string(p.delivered(t, "forged-bare")), "[192.0.2.99]") {
+	to := fresh("forged")
+	bare.mail(to+"@raw.example.org", "hello")
+	if !strings.Contains(string(p.delivered(t, to)), "[192.0.2.99]") {
 		t.Error("control: Postfix did not believe the forged address")
 	}
 
-	for i, backend := range []string{
+	for _, backend := range []string{
 		"servers = [{{postfix \"xclient\"}}]\n  forward { xclient = true }",
 		`servers = [{{postfix "xclient"}}]`, // where Postfix would believe the client
 	} {
@@ -139,7 +139,7 @@ func TestClientsCannotForge(t *testing.T) {
 			}
 			c.cmd(550, forged)
 			c.cmd(550, "XFORWARD ADDR=192.0.2.99")
-			to := fmt.Sprintf("forged-%d-%s", i, listener)
+			to := fresh("forged")
 			c.mail(to+"@raw.example.org", "hello")
 			if strings.Contains(string(p.delivered(t, to)), "192.0.2.99") {
 				t.Error("Postfix believed the forged address")
@@ -188,7 +188,7 @@ func TestDovecotKnowsClient(t *testing.T) {
 					c = dialTLS(t, from, gw.addr(listener), lab.pki.client("localhost"))
 					c.want(`^\* OK`)
 				}
-				user := "facts-" + way.name + "-" + listener
+				user := fresh("facts-" + way.name)
 				c.imapOK("LOGIN %s %s", user, password)
 				c.imapOK("LOGOUT")
 				c.clean()
@@ -218,14 +218,14 @@ func TestClientsCannotForgeID(t *testing.T) {
 	}
 	bare := dial(t, "", d.imap)
 	bare.want(`^\* OK`)
-	if line := login(bare, "forged-bare"); !strings.Contains(line, "rip=192.0.2.98") {
+	if line := login(bare, fresh("forged")); !strings.Contains(line, "rip=192.0.2.98") {
 		t.Errorf("control: Dovecot does not believe ID: %s", line)
 	}
-	for i, way := range toDovecot {
+	for _, way := range toDovecot {
 		gw := serve(t, mailboxesBy(way.backend))
 		c := dial(t, loopback(), gw.addr("imap"))
 		c.imapTLS(lab.pki.client("localhost"))
-		user := fmt.Sprint("forged-", i)
+		user := fresh("forged")
 		if line := login(c, user); strings.Contains(line, "192.0.2.98") {
 			t.Errorf("%s: %s", way.name, line)
 		}
@@ -264,8 +264,9 @@ func TestDovecotTrustsTLS(t *testing.T) {
 			if caps := c.capabilities(); slices.Contains(caps, "LOGINDISABLED") || !slices.Contains(caps, "AUTH=PLAIN") {
 				t.Errorf("inside TLS: %v", caps)
 			}
-			c.imapOK("LOGIN secured-%s %s", listener, password)
-			if line := s.log.wait(t, "Login: user=<secured-"+listener+">"); !strings.Contains(line, "rip="+from+",") {
+			user := fresh("secured")
+			c.imapOK("LOGIN %s %s", user, password)
+			if line := s.log.wait(t, "Login: user=<"+user+">"); !strings.Contains(line, "rip="+from+",") {
 				t.Errorf("Dovecot logged %s", line)
 			}
 		})
@@ -284,7 +285,7 @@ func TestDovecotTrustsTLS(t *testing.T) {
 		gw := serve(t, told)
 		c := dial(t, loopback(), gw.addr("imap"))
 		c.want(`^\* OK`)
-		if tagged, _ := c.imap("LOGIN clear-%s %s", "text", password); !strings.HasPrefix(tagged, "NO [PRIVACYREQUIRED]") {
+		if tagged, _ := c.imap("LOGIN clear %s", password); !strings.HasPrefix(tagged, "NO [PRIVACYREQUIRED]") {
 			t.Errorf("control: a session in cleartext may log in: %s", tagged)
 		}
 	})

@@ -168,7 +168,7 @@ func TestMailboxClients(t *testing.T) {
 			if r.implicit {
 				listener = "imaps"
 			}
-			user := "reader-" + r.name
+			user := fresh("reader-" + r.name)
 			subject := "for " + r.name + " behind the gate"
 			d.deliver(t, user, subject)
 			stdin := ""
@@ -213,7 +213,8 @@ func TestMailboxNeedsTLS(t *testing.T) {
 			t.Errorf("%s is offered in cleartext", word)
 		}
 	}
-	for _, command := range []string{"LOGIN sneak " + password, "AUTHENTICATE PLAIN AHNuZWFrAHg=", "LOGIN {5}"} {
+	sneak := fresh("sneak")
+	for _, command := range []string{"LOGIN " + sneak + " " + password, "AUTHENTICATE PLAIN AHNuZWFrAHg=", "LOGIN {5}"} {
 		if tagged, untagged := c.imap("%s", command); !strings.HasPrefix(tagged, "NO [PRIVACYREQUIRED]") || untagged != nil {
 			t.Errorf("%s: %q %q", command, untagged, tagged)
 		}
@@ -221,14 +222,14 @@ func TestMailboxNeedsTLS(t *testing.T) {
 	c.imapOK("STARTTLS") // the session lives
 	c.tls(lab.pki.client("localhost"))
 	c.imapOK("LOGIN honest %s", password)
-	if lines := d.log.lines("sneak"); lines != nil {
+	if lines := d.log.lines(sneak); lines != nil {
 		t.Errorf("Dovecot saw %q", lines)
 	}
 
 	bare := dial(t, "", d.imap)
 	bare.want(`AUTH=PLAIN`)
-	bare.imapOK("LOGIN sneak-bare %s", password)
-	d.log.wait(t, "sneak-bare")
+	bare.imapOK("LOGIN %s %s", sneak, password)
+	d.log.wait(t, sneak)
 }
 
 // A mailbox that changes while a client idles wakes it at once, through the
@@ -239,7 +240,8 @@ func TestIdle(t *testing.T) {
 	gw := serve(t, mx+mailboxes)
 	c := dial(t, loopback(), gw.addr("imap"))
 	c.imapTLS(lab.pki.client("localhost"))
-	c.imapOK("LOGIN idler@example.org %s", password)
+	user := fresh("idler") + "@example.org"
+	c.imapOK("LOGIN %s %s", user, password)
 	c.imapOK("SELECT INBOX")
 	c.send("i IDLE")
 	c.want(`^\+ `)
@@ -250,7 +252,7 @@ func TestIdle(t *testing.T) {
 		s.mail(to, "wake up")
 		s.cmd(221, "QUIT")
 	}
-	send("another@example.org")
+	send(fresh("another") + "@example.org")
 	for quiet := time.Now().Add(time.Second); ; {
 		c.conn.SetReadDeadline(quiet)
 		line, err := c.r.ReadString('\n')
@@ -261,7 +263,7 @@ func TestIdle(t *testing.T) {
 			t.Fatalf("control: woken by mail for another: %q", line)
 		}
 	}
-	send("idler@example.org")
+	send(user)
 	c.until(`^\* 1 EXISTS`)
 	c.send("DONE")
 	c.until(`^i OK`)
@@ -278,9 +280,10 @@ func TestLiterals(t *testing.T) {
 	c := dialTLS(t, loopback(), gw.addr("imaps"), lab.pki.client("localhost"))
 	c.want(`^\* OK`)
 	// Literals before authentication, while the gateway still looks.
-	c.send("l LOGIN {8}")
+	user := fresh("literals")
+	c.send("l LOGIN {%d}", len(user))
 	c.want(`^\+ `)
-	c.send("literals {%d+}\r\n%s", len(password), password)
+	c.send("%s {%d+}\r\n%s", user, len(password), password)
 	c.until(`^l OK`)
 	body := append([]byte("Subject: literal\r\n\r\na STARTTLS\r\nb LOGOUT\r\n"), bulky(12<<20, 4, false)...)
 	appended := func(body []byte) {

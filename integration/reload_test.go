@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"sync"
@@ -41,7 +42,7 @@ func sendOne(t *testing.T, addr, to string) error {
 	if err != nil {
 		return err
 	}
-	defer c.conn.Close()
+	defer func() { c.conn.Close() }() // the one inside TLS
 	expect := func(code string) error {
 		for {
 			line, err := c.tryLine()
@@ -77,6 +78,9 @@ func sendOne(t *testing.T, addr, to string) error {
 			return err
 		}
 	}
+	if line, err := c.tryLine(); err != io.EOF {
+		return fmt.Errorf("waiting for the end: %q, %v", line, err)
+	}
 	return nil
 }
 
@@ -94,10 +98,11 @@ func TestReloadUnderLoad(t *testing.T) {
 	dialogue := dial(t, loopback(), gw.addr("mx"))
 	dialogue.reply(220)
 	dialogue.cmd(250, "EHLO client.example.net")
+	to := fresh("stays")
 	inside := dial(t, loopback(), gw.addr("mx"))
 	inside.smtpTLS(localhost)
 	inside.cmd(250, "MAIL FROM:<a@example.net>")
-	inside.cmd(250, "RCPT TO:<stays@raw.example.org>")
+	inside.cmd(250, "RCPT TO:<%s@raw.example.org>", to)
 	inside.cmd(354, "DATA")
 	inside.send("Subject: begun before the reload\r\n")
 	idle := dialTLS(t, loopback(), gw.addr("imaps"), localhost)
@@ -154,7 +159,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	inside.cmd(250, ".")
 	inside.cmd(221, "QUIT")
 	inside.clean()
-	if !strings.Contains(string(thePostfix(t).delivered(t, "stays")), "and ended after it") {
+	if !strings.Contains(string(thePostfix(t).delivered(t, to)), "and ended after it") {
 		t.Error("the message that was under way is not whole")
 	}
 	idle.send("DONE")
@@ -271,7 +276,8 @@ func TestDrain(t *testing.T) {
 	if !gw.running() {
 		t.Fatal("control: the gateway left a session behind")
 	}
-	c.cmd(250, "RCPT TO:<drained@raw.example.org>")
+	to := fresh("drained")
+	c.cmd(250, "RCPT TO:<%s@raw.example.org>", to)
 	c.cmd(354, "DATA")
 	c.cmd(250, "Subject: drained\r\n\r\nwhole\r\n.")
 	c.cmd(221, "QUIT")
@@ -279,7 +285,7 @@ func TestDrain(t *testing.T) {
 	if code, err := gw.exit(patience); err != nil || code != 0 {
 		t.Errorf("exit code %d, %v", code, err)
 	}
-	p.delivered(t, "drained")
+	p.delivered(t, to)
 }
 
 // What does not end in time is ended at drain_timeout: a dialogue in the

@@ -84,6 +84,12 @@ func loopback() string {
 	return fmt.Sprintf("127.16.%d.%d", n/250, 1+n%250)
 }
 
+var nextName atomic.Uint32
+
+// fresh makes a user's name that no test, nor this one when it is repeated,
+// has used before.
+func fresh(name string) string { return fmt.Sprintf("%s-%d", name, nextName.Add(1)) }
+
 // reachable waits until something accepts connections.
 func reachable(d *daemon, addr string) error {
 	if !eventually(10*time.Second, func() bool {

@@ -120,7 +120,7 @@ func TestMailClients(t *testing.T) {
 			if m.implicit {
 				listener = "smtps"
 			}
-			from, to := loopback(), "gate-"+m.name
+			from, to := loopback(), fresh("gate-"+m.name)
 			res := client(t, m.stdin, m.argv(gw.port(listener), to+"@raw.example.org", from)...).ok(t)
 			if m.says != "" {
 				res.says(t, m.says)
@@ -135,7 +135,7 @@ func TestMailClients(t *testing.T) {
 			}
 
 			_, port, _ := strings.Cut(p.addr("mx"), ":")
-			bare := "bare-" + m.name
+			bare := fresh("bare-" + m.name)
 			if res := client(t, m.stdin, m.argv(port, bare+"@raw.example.org", from)...); res.code == 0 {
 				t.Errorf("control: the client is content without TLS:\n%s", res.out)
 			}
@@ -331,8 +331,9 @@ func TestCleartextIsVoid(t *testing.T) {
 	c.cmd(220, "STARTTLS")
 	c.tls(lab.pki.client("localhost"))
 	c.cmd(250, "EHLO inside.example.net")
-	c.mail("void@raw.example.org", "hello")
-	message := string(p.delivered(t, "void"))
+	to := fresh("void")
+	c.mail(to+"@raw.example.org", "hello")
+	message := string(p.delivered(t, to))
 	if strings.Contains(message, "before.example.net") || !strings.Contains(message, "Received: from inside.example.net ") {
 		t.Errorf("delivered was\n%s", message)
 	}
@@ -345,9 +346,9 @@ func TestCleartextAllowed(t *testing.T) {
 	t.Parallel()
 	p := thePostfix(t)
 	gw := serve(t, strings.Replace(mx, `hostname = `, "cleartext = \"allow\"\n  hostname = ", 1))
-	from := loopback()
-	client(t, "", "swaks", "--server", "localhost", "--port", gw.port("mx"), "--local-interface", from, "--from", "a@example.net", "--to", "clear@raw.example.org").ok(t)
-	p.delivered(t, "clear")
+	from, to := loopback(), fresh("clear")
+	client(t, "", "swaks", "--server", "localhost", "--port", gw.port("mx"), "--local-interface", from, "--from", "a@example.net", "--to", to+"@raw.example.org").ok(t)
+	p.delivered(t, to)
 	gw.session(from).is(t, "security", "cleartext", "outcome", "ok")
 
 	c := dial(t, loopback(), serve(t, mx).addr("mx"))
@@ -460,15 +461,17 @@ func TestBulk(t *testing.T) {
 	const size = 50 << 20
 	t.Run("data", func(t *testing.T) {
 		body := bulky(size, 1, false)
-		data("bulk-data", body)
-		if d := differ(bodyOf(p.delivered(t, "bulk-data")), body); d != "" {
+		to := fresh("bulk-data")
+		data(to, body)
+		if d := differ(bodyOf(p.delivered(t, to)), body); d != "" {
 			t.Error(d)
 		}
 	})
 	t.Run("bdat", func(t *testing.T) {
 		body := bulky(size, 2, true)
-		bdat("bulk-bdat", body)
-		if d := differ(bodyOf(p.delivered(t, "bulk-bdat")), body); d != "" {
+		to := fresh("bulk-bdat")
+		bdat(to, body)
+		if d := differ(bodyOf(p.delivered(t, to)), body); d != "" {
 			t.Error(d)
 		}
 	})
@@ -476,8 +479,9 @@ func TestBulk(t *testing.T) {
 		body := bulky(10<<10, 3, false)
 		sent := append([]byte(nil), body...)
 		sent[5000] ^= 0x20
-		data("bulk-control", sent)
-		if d := differ(bodyOf(p.delivered(t, "bulk-control")), body); !strings.Contains(d, "at byte 5000:") {
+		to := fresh("bulk-control")
+		data(to, sent)
+		if d := differ(bodyOf(p.delivered(t, to)), body); !strings.Contains(d, "at byte 5000:") {
 			t.Errorf("the flipped byte was not found: %q", d)
 		}
 	})
