@@ -163,7 +163,9 @@ func (c *Conn) Peek(n int) ([]byte, error) {
 		return nil, ErrTooLong
 	}
 	for c.Buffered() < n {
-		if err := c.fill(n); err != nil {
+		// Room for one more byte, not for n: what a peer announces must not
+		// allocate before it came.
+		if err := c.fill(c.Buffered() + 1); err != nil {
 			return c.buf[c.r:], err
 		}
 	}
@@ -282,7 +284,12 @@ func (c *Conn) fill(n int) error {
 	c.bytes -= got
 	err = c.interrupted(err)
 	if got > 0 {
-		c.err = err
+		// A timeout is not kept: it may be lifted meanwhile, and comes again
+		// if not. crypto/tls returns one with bytes when part of an alert
+		// follows them.
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			c.err = err
+		}
 		return nil
 	}
 	if err == nil {
