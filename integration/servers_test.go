@@ -46,7 +46,7 @@ func stopServers() {
 func root(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		lacking(t, "the master processes of Postfix and Dovecot must be started by root: sudo go test ./integration")
+		lacking(t, "the master processes of Postfix and Dovecot must be started by root: run go test ./integration as root")
 	}
 }
 
