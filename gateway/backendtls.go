@@ -27,6 +27,8 @@ func backendTLS(cfg *Backend) *tls.Config {
 		ServerName:         cfg.TLS.ServerName,
 		InsecureSkipVerify: cfg.TLS.Insecure,
 		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+
+		DynamicRecordSizingDisabled: true,
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/sallyport/sallyport/internal/relay"
 )
 
 // Options is what a Gateway needs besides its configuration.
@@ -35,6 +37,7 @@ type Gateway struct {
 	cancel  context.CancelFunc
 	prefix  string // of every cid, so that cids of two runs differ
 	nextCID atomic.Uint64
+	buffers *relay.Buffers
 
 	mu        sync.Mutex // guards what Apply and Shutdown change
 	ports     map[string]*port
@@ -46,6 +49,10 @@ type Gateway struct {
 
 	sessions tracker
 }
+
+// relayBudget is how much the relay may lend in large buffers; beyond it every
+// transfer goes on with small ones.
+const relayBudget = 256 << 20
 
 // New returns a Gateway that does nothing until Apply.
 func New(opts Options) *Gateway {
@@ -66,6 +73,7 @@ func New(opts Options) *Gateway {
 		ctx:       ctx,
 		cancel:    cancel,
 		prefix:    strings.ToLower(rand.Text()[:4]),
+		buffers:   relay.NewBuffers(relayBudget),
 		ports:     map[string]*port{},
 		listeners: map[string]*listener{},
 		backends:  map[backendKey]*backend{},

@@ -35,6 +35,7 @@ func (s *session) handshake(ctx context.Context, rule upgraders.ALPNRule) error 
 	if err != nil {
 		return explainHandshake(err)
 	}
+	s.sock.RequireCloseNotify()
 	s.conn = wire.NewConn(conn)
 	s.security = upgraders.Encrypted
 	if len(state.VerifiedChains) > 0 {
@@ -132,6 +133,9 @@ func (l *listener) tlsConfig(block *TLS, choice alpnChoice) *tls.Config {
 		MinVersion:   cmp.Or(block.MinVersion, tls.VersionTLS12), // an opportunistic listener may spell out less (RFC 7435, 3)
 		CipherSuites: forwardSecret(),
 		NextProtos:   l.cfg.Protocol.ALPN,
+		// Small records at first would cost a large transfer more than they
+		// gain it: the relay sends all records of a write in one call.
+		DynamicRecordSizingDisabled: true,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 			cert, _, err := l.cfg.Certificates.Certificate(hello)
 			return cert, err

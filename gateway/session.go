@@ -414,6 +414,6 @@ func outcomeOf(err error) (outcome, error) {
 func (s *session) relay(backend *leg) (outcome, error) {
 	client := relay.End{Conn: s.conn.Conn, Socket: s.sock, Unread: s.conn.Unread()}
 	other := relay.End{Conn: backend.conn.Conn, Socket: backend.sock, Unread: backend.conn.Unread()}
-	result := relay.Pump(client, other, relay.Options{})
+	result := relay.Pump(client, other, relay.Options{Buffers: s.gw.buffers})
 	return relayOutcomes[result.Outcome], result.Err
 }
