@@ -60,13 +60,14 @@ func (b *backendBlock) label() string { return string(b.Name.Value) }
 
 func (l *loader) backend(b *backendBlock) *gateway.Backend {
 	l.checkClientFacts(b)
+	servers := l.servers(b)
 	backend := &gateway.Backend{
 		Name:           b.label(),
-		Servers:        l.servers(b),
+		Servers:        servers,
 		Balance:        gateway.Balance(b.Balance.Value),
 		Send:           gateway.Send(b.Send.Value),
 		Forward:        b.forward(),
-		TLS:            l.backendTLS(b),
+		TLS:            l.backendTLS(b, servers),
 		ConnectTimeout: b.ConnectTimeout.Value,
 		Resolve:        b.Resolve.Value,
 		MaxConnections: int(b.MaxConnections.Value),
@@ -133,10 +134,11 @@ func (b *backendBlock) forward() (f upgraders.Forward) {
 	return f
 }
 
-func (l *loader) backendTLS(b *backendBlock) *gateway.BackendTLS {
+func (l *loader) backendTLS(b *backendBlock, servers []gateway.Server) *gateway.BackendTLS {
 	if b.TLS == nil || b.TLS.Mode.Value == "off" {
 		return nil
 	}
+	l.checkBackendTLS(b, servers)
 	t := &gateway.BackendTLS{
 		Mode:        gateway.Mode(b.TLS.Mode.Value),
 		ServerName:  string(b.TLS.ServerName.Value),
@@ -147,4 +149,25 @@ func (l *loader) backendTLS(b *backendBlock) *gateway.BackendTLS {
 		t.CAs, _ = l.authorities(b.TLS.CAFile.Value, b.TLS.CAFile.At)
 	}
 	return t
+}
+
+// checkBackendTLS looks for what would make the encryption worth nothing, or
+// fail for every session.
+func (l *loader) checkBackendTLS(b *backendBlock, servers []gateway.Server) {
+	if b.TLS.Verify.good() && b.TLS.Verify.Value == "none" {
+		if b.TLS.CAFile.written {
+			l.errorf(b.TLS.CAFile.At, "Authorities that nobody asks", "With verify = \"none\" every certificate is taken: leave out either verify or ca_file.")
+		}
+		l.warnf(b.TLS.Verify.At, "The backend may be anybody", "With verify = \"none\" whoever is between the gateway and backend %q can read along and change what passes: write ca_file with the authority of its certificate, which may be the certificate itself.", b.label())
+		return
+	}
+	if b.TLS.ServerName.written || b.TLS.Verify.bad {
+		return
+	}
+	for _, s := range servers {
+		if strings.HasPrefix(s.Address, "unix:") {
+			l.errorf(b.TLS.At, "Missing server_name", "%s has no host that its certificate could be checked against: write server_name = \"mail.example.org\".", s.Address)
+			return
+		}
+	}
 }

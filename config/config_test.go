@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,6 +62,14 @@ func newTestLoader(opts Options) *loader {
 	}
 	l := newLoader(opts)
 	l.protocols = append(l.protocols, testProtocol())
+	for _, name := range []string{"mysql", "telnet"} { // until they are in package all
+		if !slices.ContainsFunc(l.protocols, func(p *upgraders.Protocol) bool { return p.Name == name }) {
+			p := testProtocol()
+			p.Name, p.Title, p.ServerFirst, p.Options = name, name, true, nil
+			p.New = func(any) (upgraders.Upgrader, error) { return &testUpgrader{}, nil }
+			l.protocols = append(l.protocols, p)
+		}
+	}
 	l.hostname = func() (string, error) { return "gw.example.org", nil }
 	return l
 }
@@ -158,6 +167,20 @@ func TestGood(t *testing.T) {
 				t.Fatalf("%s", text(diags))
 			}
 			golden(t, path+".txt", scrub(dump(cfg), certs))
+		})
+	}
+}
+
+// What is spelled out against advice is what the gateway gets, too.
+func TestWarned(t *testing.T) {
+	certs := testCertificates(t)
+	for _, path := range cases(t, "testdata/warned") {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			cfg, diags := testLoad(path, Options{Vars: varsFor(path, certs)})
+			if diags.HasErrors() || diags.Warnings() == 0 {
+				t.Fatalf("%d warnings\n%s", diags.Warnings(), text(diags))
+			}
+			golden(t, path+".txt", scrub(dump(cfg)+"\n"+text(diags), certs))
 		})
 	}
 }

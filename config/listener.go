@@ -83,6 +83,8 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 	}
 	g.Certificates = l.certificates(b, g.Hostname)
 	l.checkCleartext(b, g)
+	l.checkOldTLS(b, g)
+	l.checkAuto(b, g)
 	return g
 }
 
@@ -138,6 +140,43 @@ func usualMode(p *upgraders.Protocol, port uint16) gateway.Mode {
 		return gateway.Implicit
 	}
 	return ""
+}
+
+// What an auto listener waits for a ClientHello. One from another continent
+// takes longer than the least, and clients give up on a greeting that takes
+// longer than the most.
+const (
+	leastAutoWait = 50 * time.Millisecond
+	mostAutoWait  = 10 * time.Second
+)
+
+// checkAuto refuses a listener that would guess where it cannot, and recommends
+// not to guess where it can.
+func (l *loader) checkAuto(b *listenerBlock, g *gateway.Listener) {
+	if g.Mode != gateway.Auto {
+		if b.AutoWait.written {
+			l.errorf(b.AutoWait.At, "auto_wait on a listener that does not wait", "It is about mode = %q: leave it out.", gateway.Auto)
+		}
+		return
+	}
+	if g.Protocol.Name == "mysql" || g.Protocol.Name == "telnet" {
+		l.errorf(b.Mode.At, "Unsuitable value for mode", "The first bytes of %s do not tell how TLS begins: write a listener for each mode.", g.Protocol.Title)
+		return
+	}
+	switch wait := b.AutoWait.Value; {
+	case b.AutoWait.bad:
+	case !g.Protocol.ServerFirst && b.AutoWait.written:
+		l.errorf(b.AutoWait.At, "auto_wait where the client begins", "A client of %s speaks first, so nothing is waited for: leave it out.", g.Protocol.Name)
+	case wait < leastAutoWait || wait > mostAutoWait:
+		l.errorf(b.AutoWait.At, "Unsuitable value for auto_wait", "%s is not between %s, in which a ClientHello can arrive, and %s, which clients wait for a greeting.", wait, leastAutoWait, mostAutoWait)
+	case wait >= g.Policy.Dialogue.Timeout:
+		l.errorf(b.AutoWait.At, "Unsuitable value for auto_wait", "Policy %q allows a dialogue %s in all, and the wait is a part of it: write less.", g.Policy.Name, g.Policy.Dialogue.Timeout)
+	}
+	why := "one port has one certificate for both ways to begin TLS, which is what the Opossum attack needs"
+	if g.Protocol.ServerFirst {
+		why = fmt.Sprintf("each client that waits for the greeting waits %s longer, and one whose ClientHello takes longer than that is greeted in cleartext and fails", b.AutoWait.Value)
+	}
+	l.warnf(b.Mode.At, "A port that guesses how TLS begins", "Two ports are better: %s. Write one listener with mode = %q and one with mode = %q, and send clients to the second (RFC 8314, 3).", why, gateway.StartTLS, gateway.Implicit)
 }
 
 func (l *loader) hostnameOf(b *listenerBlock) string {

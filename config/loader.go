@@ -235,6 +235,9 @@ func (l *loader) config() *Config {
 	}
 	if b := l.root.Resolver; b != nil {
 		cfg.Gateway.Resolver = string(b.Address.Value)
+		if strings.HasPrefix(cfg.Gateway.Resolver, "unix:") {
+			l.errorf(b.Address.At, "Unsuitable value for address", "A DNS server is asked by UDP and TCP: write address = \"127.0.0.1:53\".")
+		}
 	}
 	for _, b := range l.root.Certificates {
 		if src := l.certificate(b); src != nil {

@@ -165,5 +165,8 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	if p != p.Masked() {
 		return p, fmt.Errorf("%q has bits set behind its prefix: write %q", s, p.Masked())
 	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 { // addresses are compared as what they are
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
 	return p, nil
 }

@@ -33,28 +33,14 @@ var notYet = []struct {
 	{"listener", "xmpp", ""},
 	{"listener", "xmpp-server", ""},
 
-	{"listener.mode", "auto", "Write two listeners, one with mode = \"starttls\" and one with mode = \"implicit\"."},
-	{"listener.auto_wait", "", "It is about mode = \"auto\": leave it out."},
 	{"listener.route.host", "", "It is about xmpp: write sni."},
 
-	{"policy.proxy_protocol", "", "Let the load balancer keep the client's address, as one on layer 4 can."},
 	{"policy.downgrade", "refuse", "Leave it out: downgrades are reported."},
 
-	{"backend.balance", "least_conn", "Write balance = \"round_robin\"."},
-	{"backend.balance", "source", "Write balance = \"round_robin\"."},
-	{"backend.send", "proxy-v1", "Write send = \"proxy-v2\"."},
-	{"backend.max_connections", "", "Bound the sessions with policy.limits.connections."},
-	{"backend.tls", "", "Keep the way to the backend private, or wrap it in a tunnel."},
-	{"backend.server.weight", "", "Leave it out: servers have equal shares."},
-	{"backend.server.backup", "", "Leave it out: the next server is tried when one refuses."},
-	{"backend.server.max_connections", "", "Bound the sessions with policy.limits.connections."},
-
-	{"tls.min_version", "1.0", "Write min_version = \"1.2\"."},
-	{"tls.min_version", "1.1", "Write min_version = \"1.2\"."},
 	{"tls.tickets", "shared", "Leave it out: tickets are good on the gateway that issued them."},
 	{"tls.records", "", "Leave it out."},
 
-	{"resolver", "", "Leave it out: the system's resolvers are asked."},
+	{"resolver.trust_ad", "", "Leave it out: nothing asks for DNSSEC's verdict."},
 }
 
 // refuseNotYet reports a use of something in notYet.

@@ -16,6 +16,12 @@ func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
 	var pairs []string
 	var first *listenerBlock
 	for i, a := range l.root.Listeners {
+		if ga := listeners[a]; ga != nil && ga.Mode == gateway.Auto && a.Opossum.Value != "accepted" {
+			if first == nil {
+				first = a
+			}
+			pairs = append(pairs, ga.Name+" in both modes")
+		}
 		for _, b := range l.root.Listeners[i+1:] {
 			ga, gb := listeners[a], listeners[b]
 			if ga == nil || gb == nil || ga.Protocol != gb.Protocol || !l.shareCertificate(a, b) {

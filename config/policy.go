@@ -40,7 +40,8 @@ type limitsBlock struct {
 
 type proxyProtocolBlock struct {
 	block
-	From attr[[]netip.Prefix] `hcl:"from" doc:"peers that must send the header; from all others it is refused"`
+	From   attr[[]netip.Prefix] `hcl:"from" doc:"peers that must send the header; all others are refused"`
+	warned bool
 }
 
 func (b *policyBlock) label() string { return string(b.Name.Value) }
@@ -96,6 +97,19 @@ func (l *loader) policy(b *policyBlock) *gateway.Policy {
 	}
 	if b.ProxyProtocol != nil {
 		p.ProxyFrom = b.ProxyProtocol.From.Value
+		l.warnProxyFrom(b.ProxyProtocol)
 	}
 	return p
+}
+
+// warnProxyFrom warns of an address that everybody may choose: limits, logs and
+// the backend's own rules would go by it. A policy that inherits the block is
+// not warned of again.
+func (l *loader) warnProxyFrom(b *proxyProtocolBlock) {
+	for _, network := range b.From.Value {
+		if network.Bits() == 0 && !b.warned {
+			b.warned = true
+			l.warnf(b.From.At, "Anybody may say who the client is", "%s is everybody, and whoever can connect can then claim to be any client: name the load balancer's own addresses.", network)
+		}
+	}
 }

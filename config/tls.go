@@ -39,12 +39,34 @@ func (l *loader) tlsSettings(b *tlsBlock) *gateway.TLS {
 	}
 	settings := &gateway.TLS{Name: b.label(), MinVersion: versions[b.MinVersion.Value]}
 	if b.MinVersion.good() && settings.MinVersion < tls.VersionTLS12 {
-		l.warnf(b.MinVersion.At, "Old versions of TLS", "TLS %s is broken (RFC 8996). It is better than nothing only where cleartext is the alternative (RFC 7435, 3): see that no other listener uses tls.%s.", b.MinVersion.Value, b.label())
+		l.warnf(b.MinVersion.At, "Old versions of TLS", "TLS %s is broken (RFC 8996). It is better than nothing only where cleartext is the alternative (RFC 7435, 3), so only a listener with cleartext = \"allow\" may use tls.%s. The metric sallyport_handshakes_total counts who still needs it.", b.MinVersion.Value, b.label())
 	}
 	if b.ClientAuth != nil {
 		settings.ClientAuth = l.clientAuth(b.ClientAuth)
 	}
 	return settings
+}
+
+// checkOldTLS refuses versions that are broken where TLS is required: who
+// cannot do better is turned away there, and loses nothing that was safe. Where
+// cleartext is allowed the refusal would send the same data in the clear
+// (RFC 7435, 3).
+func (l *loader) checkOldTLS(b *listenerBlock, g *gateway.Listener) {
+	if g.Cleartext || b.Cleartext.bad {
+		return
+	}
+	check := func(ref attr[*tlsBlock]) {
+		if !ref.good() {
+			return
+		}
+		if t := l.tls[ref.Value]; t.MinVersion != 0 && t.MinVersion < tls.VersionTLS12 {
+			l.errorf(ref.At, "Old versions of TLS where TLS is required", "tls.%s lets TLS %s in, which is broken (RFC 8996) and better than nothing only where cleartext is the alternative (RFC 7435, 3): use it where cleartext = \"allow\", or write min_version = \"1.2\".", ref.Value.label(), ref.Value.MinVersion.Value)
+		}
+	}
+	check(b.TLS)
+	for _, r := range b.Routes {
+		check(r.TLS)
+	}
 }
 
 func (l *loader) clientAuth(b *clientAuthBlock) *gateway.ClientAuth {

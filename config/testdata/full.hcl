@@ -168,7 +168,6 @@ listener "smtp" "submission" {
   address        = [":587"]
   cleartext_auth = false
   strict_sni     = true
-  auto_wait      = "300ms"
   opossum        = "accepted"
   backend        = backend.submission
 }
@@ -185,11 +184,14 @@ listener "imap" "imaps" {
   }
 }
 listener "imap" "imap" {
-  address = [":143"]
-  mode    = "auto"
-  opossum = "accepted"
-  tls     = tls.ancient
-  backend = backend.dovecot
+  address        = [":143"]
+  mode           = "auto"
+  auto_wait      = "300ms"
+  cleartext      = "allow"
+  cleartext_auth = false
+  opossum        = "accepted"
+  tls            = tls.ancient
+  backend        = backend.dovecot
 }
 listener "tcp" "any" {
   address = [":7443"]

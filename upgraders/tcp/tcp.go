@@ -2,8 +2,8 @@
 // opaque stream, for whatever has no way to ask for TLS in words of its own.
 //
 // It leaves out all that needs to know what is inside: there is no dialogue, no
-// refusal in words (a stream is ended by close_notify and FIN), no filter, and
-// no probe of what a backend offers. Who the client is reaches the backend by a
+// refusal in words (a stream is ended by close_notify and FIN) and no filter,
+// and a probe asks only whether somebody is there. Who the client is reaches the backend by a
 // PROXY header, which the gateway writes.
 package tcp
 
@@ -25,6 +25,10 @@ func Protocol() *upgraders.Protocol {
 		Title: "Raw TLS",
 		Spec:  "RFC 8446",
 		New:   func(any) (upgraders.Upgrader, error) { return upgrader{}, nil },
+
+		// A server that takes the connection, and shakes hands where the way to
+		// it is by TLS, is up: more cannot be asked of a stream.
+		Probe: func(context.Context, *upgraders.Link) (upgraders.Capabilities, error) { return nil, nil },
 	}
 }
 

@@ -9,6 +9,7 @@ admin {
   control = "/run/sallyport/control.sock"
 }
 state { path = "/srv/sallyport" }
+resolver { address = "192.0.2.53:53" }
 certificate "mail" {
   cert_file = "${var.certs}/mail.crt"
   key_file  = "${var.certs}/mail.key"
@@ -66,12 +67,22 @@ policy "unlimited" {
     rate_per_ip    = "none"
   }
 }
+policy "behind_lb" {
+  stall_timeout = "34s"
+  proxy_protocol { from = ["10.0.0.0/8", "2001:db8::/32", "192.0.2.5", "::ffff:192.0.2.0/120"] }
+}
 backend "postfix" {
   servers         = ["192.0.2.10:25", "[2001:db8::10]:25", "mail.example.org:25", "unix:/run/postfix/smtpd"]
   send            = "proxy-v2"
   connect_timeout = "2s"
   resolve         = "3s"
-  server "192.0.2.13:25" {}
+  balance         = "least_conn"
+  max_connections = 500
+  server "192.0.2.13:25" {
+    weight          = 3
+    max_connections = 100
+  }
+  server "192.0.2.14:25" { backup = true }
   probe { interval = "4s" }
 }
 backend "dovecot" {
@@ -86,6 +97,29 @@ backend "xclient" {
 backend "webirc" {
   servers = ["192.0.2.30:7001"]
   forward { webirc = trimspace(" secret ") }
+}
+backend "proxied" {
+  servers         = ["imap.example.org:143"]
+  balance         = "source"
+  send            = "proxy-v1"
+  max_connections = "none"
+  tls {
+    mode            = "starttls"
+    ca_file         = "${var.certs}/ca.pem"
+    server_name     = "imap1.example.org"
+    channel_binding = "pass"
+  }
+}
+backend "system" {
+  servers = ["ldap.example.org:636"]
+  balance = "round_robin"
+  send    = "proxy-v2"
+  tls { mode = "implicit" }
+}
+backend "clear" {
+  servers = ["ldap.example.org:389"]
+  send    = "proxy-v2"
+  tls { mode = "off" }
 }
 listener "smtp" "mx" {
   address        = ["0.0.0.0:25", "[::]:25"]
@@ -123,9 +157,20 @@ listener "imap" "imaps" {
   }
   route { backend = backend.dovecot }
 }
+listener "imap" "balanced" {
+  address = ["127.0.0.2:1143"]
+  mode    = "starttls"
+  policy  = policy.behind_lb
+  opossum = "accepted"
+  backend = backend.proxied
+}
 listener "tcp" "raw" {
   address = [":7443"]
-  backend = backend.postfix
+  route {
+    sni     = ["secure.example.org"]
+    backend = backend.system
+  }
+  route { backend = backend.clear }
 }
 listener "test" "options" {
   address = ["127.0.0.1:0"]
