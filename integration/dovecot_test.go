@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 )
 
@@ -160,10 +159,9 @@ func newDovecot(name, ip, settings string) (*dovecot, error) {
 	); err != nil {
 		return nil, err
 	}
-	proc, err := start(syscall.SIGTERM, "dovecot", "-F", "-c", conf)
+	proc, err := start("dovecot", "-F", "-c", conf)
 	if err != nil {
 		return nil, err
 	}
-	keep(proc)
-	return d, reachable(proc, d.imap)
+	return d, errors.Join(keep(proc), reachable(proc, d.imap))
 }

@@ -53,7 +53,7 @@ func serve(t *testing.T, hcl string) *gateway {
 	}
 	g := &gateway{t: t, dir: dir, admin: address(), addrs: map[string]string{}}
 	g.configure(hcl)
-	if g.daemon, err = start(syscall.SIGKILL, lab.binary, "run", "-c", g.path()); err != nil {
+	if g.daemon, err = start(lab.binary, "run", "-c", g.path()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

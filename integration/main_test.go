@@ -16,6 +16,7 @@ var lab struct {
 	home   string // of the clients
 	binary string // the gateway
 	pki    *pki
+	guard  *guard
 }
 
 func TestMain(m *testing.M) {
@@ -33,12 +34,18 @@ func run(m *testing.M) (code int) {
 	}
 	// Where Debian keeps servers.
 	os.Setenv("PATH", os.Getenv("PATH")+":/usr/local/sbin:/usr/sbin:/sbin")
-	if err := setUp(); err != nil {
+	if err := adopt(); err != nil {
+		fmt.Fprintln(os.Stderr, "integration: become the parent of orphans:", err)
+		return 1
+	}
+	var err error
+	if lab.guard, err = newGuard(); err != nil {
 		fmt.Fprintln(os.Stderr, "integration:", err)
 		return 1
 	}
 	defer func() {
 		stopServers()
+		lab.guard.dismiss()
 		for _, child := range orphans() {
 			fmt.Fprintln(os.Stderr, "integration: left behind:", child)
 			code = 1
@@ -49,14 +56,15 @@ func run(m *testing.M) (code int) {
 		}
 		os.RemoveAll(lab.dir)
 	}()
+	if err := setUp(); err != nil {
+		fmt.Fprintln(os.Stderr, "integration:", err)
+		return 1
+	}
 	return m.Run()
 }
 
 // setUp makes the directory, the certificates and the gateway's binary.
 func setUp() (err error) {
-	if err := adopt(); err != nil {
-		return fmt.Errorf("become the parent of orphans: %w", err)
-	}
 	if lab.dir, err = os.MkdirTemp("", "sallyport-"); err != nil {
 		return err
 	}

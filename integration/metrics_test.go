@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -123,7 +122,7 @@ func scrape(t *testing.T, gw *gateway) {
 		t.Fatal(err)
 	}
 	addr := address()
-	d, err := start(syscall.SIGKILL, "prometheus", "--config.file="+conf, "--storage.tsdb.path="+filepath.Join(gw.dir, "tsdb"), "--web.listen-address="+addr)
+	d, err := start("prometheus", "--config.file="+conf, "--storage.tsdb.path="+filepath.Join(gw.dir, "tsdb"), "--web.listen-address="+addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -159,12 +158,11 @@ func newPostfix(dir string, dove *dovecot) (*postfix, error) {
 		return nil, fmt.Errorf("postconf: %w", err)
 	}
 	// master -d stays in the foreground; it ends its children on SIGTERM.
-	d, err := start(syscall.SIGTERM, filepath.Join(strings.TrimSpace(string(daemons)), "master"), "-d", "-c", etc)
+	d, err := start(filepath.Join(strings.TrimSpace(string(daemons)), "master"), "-d", "-c", etc)
 	if err != nil {
 		return nil, err
 	}
-	keep(d)
-	return p, reachable(d, p.addr("mx"))
+	return p, errors.Join(keep(d), reachable(d, p.addr("mx")))
 }
 
 // addr is where an smtpd listens.

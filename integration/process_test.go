@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -138,9 +139,8 @@ type daemon struct {
 	ended  chan struct{} // closed when the process was waited for
 }
 
-// start runs a server in the foreground until stop. orphaned is the signal it
-// gets should the tests die.
-func start(orphaned syscall.Signal, argv ...string) (*daemon, error) {
+// start runs a server in the foreground until stop.
+func start(argv ...string) (*daemon, error) {
 	d := &daemon{name: filepath.Base(argv[0]), ended: make(chan struct{})}
 	// A file, not a pipe: children that outlive the server would hold it open.
 	output, err := os.CreateTemp(lab.dir, d.name+"-output-")
@@ -152,7 +152,7 @@ func start(orphaned syscall.Signal, argv ...string) (*daemon, error) {
 	d.cmd.Env = environment()
 	d.cmd.Dir = lab.dir
 	d.cmd.Stdout, d.cmd.Stderr = output, output
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: orphaned}
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {
 		output.Close()
 		return nil, err
@@ -204,6 +204,47 @@ func (d *daemon) stop() {
 	}
 	syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
 	<-d.ended
+}
+
+// A guard outlives the tests, should they be killed, by as long as it takes to
+// kill their servers. Pdeathsig cannot do that: it is forgotten when a process
+// changes its user, as those of Postfix and Dovecot do.
+type guard struct {
+	cmd   *exec.Cmd
+	watch io.WriteCloser
+}
+
+// The guard reads process groups until it is told that all is done, or until
+// there is nobody left to tell it.
+const guardScript = `
+groups=
+while read -r line; do
+	[ "$line" = done ] && exit 0
+	groups="$groups -$line"
+done
+[ -z "$groups" ] || kill -s KILL -- $groups
+`
+
+func newGuard() (*guard, error) {
+	g := &guard{cmd: exec.Command("sh", "-c", guardScript)}
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // out of reach of ^C
+	var err error
+	if g.watch, err = g.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	return g, g.cmd.Start()
+}
+
+// over tells the guard a process group that must not outlive the tests.
+func (g *guard) over(d *daemon) error {
+	_, err := fmt.Fprintln(g.watch, d.cmd.Process.Pid)
+	return err
+}
+
+// dismiss ends the guard when all servers have ended.
+func (g *guard) dismiss() {
+	fmt.Fprintln(g.watch, "done")
+	g.cmd.Wait()
 }
 
 // adopt makes this process the parent of whatever its children leave behind,

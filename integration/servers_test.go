@@ -25,11 +25,12 @@ var servers struct {
 	running []*daemon
 }
 
-// keep has stopServers end a server.
-func keep(d *daemon) {
+// keep has stopServers end a server, or the guard if it comes to that.
+func keep(d *daemon) error {
 	servers.mu.Lock()
 	defer servers.mu.Unlock()
 	servers.running = append(servers.running, d)
+	return lab.guard.over(d)
 }
 
 func stopServers() {
