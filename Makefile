@@ -13,9 +13,9 @@ ROUNDS   ?= 20
 # scripts/test-setup.sh may just have installed one.
 RACE = $(shell command -v $$($(GO) env CC) >/dev/null 2>&1 && echo -race)
 
-UNIT = $(shell $(GO) list ./... | grep -v /integration$$)
+UNIT = $(shell $(GO) list ./... | grep -vE '/(integration|packaging)$$')
 
-.PHONY: build demo test setup unit integration fuzz bench soak fmt docs
+.PHONY: build demo deb test setup unit integration packages fuzz bench soak fmt docs
 
 build: ## the static binary, ./sallyport
 	CGO_ENABLED=0 $(GO) build -trimpath -o sallyport ./cmd/sallyport
@@ -23,10 +23,14 @@ build: ## the static binary, ./sallyport
 demo: build ## real upgrades through the gateway, no configuration; ARGS=--once ends after the table
 	./sallyport demo $(ARGS)
 
+deb: ## a package for Debian and Ubuntu in dist/; see scripts/build-deb.sh for VERSION and others
+	scripts/build-deb.sh
+
 test: ## everything; installs servers and clients where it may, and names what it skips
 	@$(MAKE) --no-print-directory setup
 	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory integration
+	@$(MAKE) --no-print-directory packages
 
 setup: ## what test needs, from Debian's packages
 	scripts/test-setup.sh
@@ -41,6 +45,9 @@ integration: ## the binary, with the race detector, between real servers and rea
 	$(GO) build $(RACE) -o dist/sallyport-test ./cmd/sallyport
 	GORACE="halt_on_error=1 atexit_sleep_ms=0" SALLYPORT=$(CURDIR)/dist/sallyport-test \
 		$(GO) test -v -count=1 -timeout=30m ./integration/ | grep -v '^=== '
+
+packages: ## what is shipped around the binary, against the tools that read it
+	$(GO) test -v -count=1 -timeout=10m ./packaging/ | grep -v '^=== '
 
 fuzz: ## every fuzz target for FUZZTIME
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -22,6 +22,7 @@ import (
 var lab struct {
 	dir    string
 	binary string // sallyport, as it is shipped
+	deb    string // see theDeb
 }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
