@@ -132,9 +132,21 @@ func shared(t *testing.T, start func() (*dovecot, error)) *dovecot {
 
 var errDovecot24 = errors.New("these tests configure Dovecot 2.3 (Debian 12, Ubuntu 22.04 and 24.04); 2.4 has another language")
 
+// dovecot23 demands a version that reads our configuration.
+func dovecot23() error {
+	version, err := exec.Command("dovecot", "--version").Output()
+	if err != nil {
+		return fmt.Errorf("dovecot --version: %w", err)
+	}
+	if !strings.HasPrefix(string(version), "2.3.") {
+		return fmt.Errorf("%w, and this is %q", errDovecot24, version)
+	}
+	return nil
+}
+
 func newDovecot(name, ip, settings string) (*dovecot, error) {
-	if version, err := exec.Command("dovecot", "--version").Output(); err != nil || !strings.HasPrefix(string(version), "2.3.") {
-		return nil, fmt.Errorf("%w, and this is %q: %w", errDovecot24, version, err)
+	if err := dovecot23(); err != nil {
+		return nil, err
 	}
 	dir := filepath.Join(lab.dir, name)
 	port, proxied := freePort(), freePort()

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,6 +46,17 @@ var smtpds = map[string][]string{
 		"smtpd_sasl_security_options=noanonymous",
 		"smtpd_recipient_restrictions=permit_sasl_authenticated,reject",
 	},
+	// Two with TLS of their own, by STARTTLS and from the first byte: theInnerPKI
+	// has their certificate.
+	"tls":     slices.Concat([]string{"smtpd_tls_security_level=encrypt"}, innerTLS),
+	"wrapped": slices.Concat([]string{"smtpd_tls_security_level=encrypt", "smtpd_tls_wrappermode=yes"}, innerTLS),
+}
+
+var innerTLS = []string{
+	"smtpd_tls_cert_file=$config_directory/../../inner/store.crt",
+	"smtpd_tls_key_file=$config_directory/../../inner/store.key",
+	"smtpd_tls_loglevel=1",
+	"smtpd_tls_received_header=yes",
 }
 
 const mainCF = `compatibility_level = 3.6

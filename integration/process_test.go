@@ -21,9 +21,12 @@ import (
 // debian names the package of each tool the tests start.
 var debian = map[string]string{
 	"curl":           "curl",
-	"dovecot":        "dovecot-imapd dovecot-lmtpd",
+	"dovecot":        "dovecot-imapd dovecot-lmtpd dovecot-pop3d",
+	"fetchmail":      "fetchmail",
 	"gnutls-cli":     "gnutls-bin",
+	"haproxy":        "haproxy",
 	"mbsync":         "isync",
+	"mpop":           "mpop",
 	"msmtp":          "msmtp",
 	"openssl":        "openssl",
 	"postfix":        "postfix",
