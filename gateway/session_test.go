@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -258,7 +259,7 @@ func TestConnectOnly(t *testing.T) {
 func TestNextServer(t *testing.T) {
 	refuses := serve(t, func(c net.Conn) { io.WriteString(c, "sorry\r\n") })
 	closed := serve(t, func(c net.Conn) {})
-	down := freeAddress(t)
+	down, _ := silentAddress(t)
 	r := newRig(t, func(l *Listener) {
 		good := l.Routes[0].Backend.Servers[0]
 		l.Routes[0].Backend.Servers = []Server{{Address: refuses}, {Address: down}, {Address: closed}, good}
@@ -280,15 +281,35 @@ func TestNextServer(t *testing.T) {
 	r.logged("outcome=backend_refused")
 }
 
-// freeAddress is an address where nothing listens.
-func freeAddress(t *testing.T) string {
+// silentAddress is an address where nothing listens and, since it is held,
+// nothing else will. Once listen is called, something does.
+func silentAddress(t *testing.T) (address string, listen func() net.Listener) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	f := os.NewFile(uintptr(fd), "held")
+	t.Cleanup(func() { f.Close() })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address = fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	return address, func() net.Listener {
+		t.Helper()
+		if err := syscall.Listen(fd, 8); err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.FileListener(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ln
+	}
 }
 
 // PROXY v2 tells the backend who the client is and that it came by TLS; of a
@@ -410,7 +431,7 @@ func TestCapabilities(t *testing.T) {
 	}
 	// A backend that cannot be asked delays a dialogue only a little, and
 	// clients hear the least.
-	r = newRig(t, func(l *Listener) { l.Routes[0].Backend.Servers[0].Address = freeAddress(t) })
+	r = newRig(t, func(l *Listener) { l.Routes[0].Backend.Servers[0].Address, _ = silentAddress(t) })
 	v := r.dial()
 	v.hear("hello")
 	v.say("CAPS")
@@ -419,7 +440,7 @@ func TestCapabilities(t *testing.T) {
 
 // Probes mark servers down and up.
 func TestProbe(t *testing.T) {
-	down := freeAddress(t)
+	down, listen := silentAddress(t)
 	r := newRig(t, func(l *Listener) {
 		b := l.Routes[0].Backend
 		b.Servers = append(b.Servers, Server{Address: down})
@@ -433,10 +454,7 @@ func TestProbe(t *testing.T) {
 	if order[0].Address == down || order[len(order)-1].Address != down {
 		t.Error("a server that is down is not tried last")
 	}
-	ln, err := net.Listen("tcp", down)
-	if err != nil {
-		t.Skip("the port was taken in the meantime")
-	}
+	ln := listen()
 	defer ln.Close()
 	go func() {
 		for {
