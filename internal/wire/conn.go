@@ -390,6 +390,10 @@ func Duplex(client, backend *Conn, up, down func() error) error {
 		case e.err == io.EOF:
 			eofs++
 			client.CloseWrite()
+		case e.up && eofs > 0 && errors.Is(e.err, io.ErrUnexpectedEOF):
+			// The backend has said all it will: many clients then leave
+			// without a close_notify, and nothing can be cut short any more.
+			eofs++
 		default:
 			if result == nil {
 				result = e.err
