@@ -285,10 +285,11 @@ func TestNextServer(t *testing.T) {
 // nothing else will. Once listen is called, something does.
 func silentAddress(t *testing.T) (address string, listen func() net.Listener) {
 	t.Helper()
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	syscall.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "held")
 	t.Cleanup(func() { f.Close() })
 	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
