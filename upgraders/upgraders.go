@@ -69,6 +69,13 @@ type Protocol struct {
 	// the backend does not serve.
 	Probe func(ctx context.Context, link *Link) (Capabilities, error)
 
+	// Audit asks a server what a session in TLS must not find out by itself,
+	// for `check --live`: does it give the gateway's address what no stranger
+	// should have, or keep from clients what they need? The link is one of
+	// Probe. Nothing is ever delivered, and no credentials are sent. An error
+	// means that the server does not serve; nil: there is nothing to ask.
+	Audit func(ctx context.Context, link *Link, told Told) ([]Finding, error)
+
 	// Request asks a backend for TLS in the protocol's own words, for backend
 	// TLS and for `sallyport probe`. It returns when the next byte must be the
 	// ClientHello, or an error that wraps ErrNotOffered when TLS is refused.

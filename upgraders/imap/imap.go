@@ -36,6 +36,7 @@ func Protocol() *upgraders.Protocol {
 		Options:       func() any { return &options{} },
 		New:           newUpgrader,
 		Probe:         probe,
+		Audit:         audit,
 		Request:       request,
 		// Without capabilities: the backend is asked for those inside TLS.
 		Greeting: []byte("* OK IMAP ready\r\n"),

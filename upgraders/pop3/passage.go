@@ -56,7 +56,7 @@ const (
 // join swallows the backend's greeting, or passes it on, and tells the backend
 // who the client is.
 func (p *passage) join(_ context.Context, link *upgraders.Link) error {
-	greeting, err := introduce(link)
+	greeting, _, err := introduce(link)
 	if err != nil {
 		return err
 	}
@@ -67,39 +67,40 @@ func (p *passage) join(_ context.Context, link *upgraders.Link) error {
 	return nil
 }
 
-// introduce reads the greeting and sends the client facts that it announces.
-// It returns the greeting for the client.
-func introduce(link *upgraders.Link) (string, error) {
-	greeting, err := readLine(link.Backend)
+// introduce reads the greeting and sends the client facts that are configured.
+// It returns the greeting for the client, and whether the backend offered to
+// take facts.
+func introduce(link *upgraders.Link) (greeting string, offered bool, err error) {
+	greeting, err = readLine(link.Backend)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
+		return "", offered, fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
 	}
 	if !isOK(greeting) {
-		return "", &upgraders.Refusal{Reply: clip(greeting)}
+		return "", offered, &upgraders.Refusal{Reply: clip(greeting)}
 	}
 	// Dovecot says in the greeting whom it lets say XCLIENT.
-	offered := strings.Contains(greeting, "[XCLIENT]")
+	offered = strings.Contains(greeting, "[XCLIENT]")
 	greeting = strings.Replace(greeting, " [XCLIENT]", "", 1)
 	if !link.Forward.XCLIENT {
-		return greeting, nil
+		return greeting, offered, nil
 	}
 	if !offered {
 		// Without client facts the backend would take every client for the
 		// gateway, and trust it as such.
 		link.Log("the backend does not offer XCLIENT to the gateway: trust its address there (Dovecot: login_trusted_networks), or use PROXY (send = \"proxy-v2\")")
-		return "", fmt.Errorf("%w: XCLIENT is not offered", upgraders.ErrTryNext)
+		return "", offered, fmt.Errorf("%w: XCLIENT is not offered", upgraders.ErrTryNext)
 	}
 	if err := say(link.Backend, xclient(link.Facts)); err != nil {
-		return "", fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
+		return "", offered, fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
 	}
 	answer, err := readLine(link.Backend)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
+		return "", offered, fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
 	}
 	if !isOK(answer) {
-		return "", &upgraders.Refusal{Reply: clip(answer)}
+		return "", offered, &upgraders.Refusal{Reply: clip(answer)}
 	}
-	return greeting, nil
+	return greeting, offered, nil
 }
 
 // xclient is Dovecot's command.

@@ -31,6 +31,7 @@ func Protocol() *upgraders.Protocol {
 		Forwards:      []string{"xclient"},
 		New:           func(any) (upgraders.Upgrader, error) { return &upgrader{}, nil },
 		Probe:         probe,
+		Audit:         audit,
 		Request:       request,
 		// Without a timestamp: APOP with that of the greeting in the clear
 		// would be computed over something an attacker chose.

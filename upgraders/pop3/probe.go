@@ -11,7 +11,7 @@ import (
 
 // probe asks for the capability list, as a session in TLS would.
 func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, error) {
-	if _, err := introduce(link); err != nil {
+	if _, _, err := introduce(link); err != nil {
 		return nil, err
 	}
 	capabilities, err := capa(link.Backend)

@@ -14,6 +14,17 @@ import (
 // the extensions in a map, without their order, and lifts the deadline of its
 // connection after each command.
 func (v variant) probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, error) {
+	capabilities, err := v.hello(link)
+	if err != nil {
+		return nil, err
+	}
+	// The answer is known; a server that hangs up on QUIT has given it.
+	command(link.Backend, "QUIT")
+	return capabilities, nil
+}
+
+// hello begins a session of the gateway's own and returns what is offered.
+func (v variant) hello(link *upgraders.Link) (upgraders.Capabilities, error) {
 	r, err := v.introduce(link)
 	if err != nil {
 		return nil, err
@@ -38,8 +49,6 @@ func (v variant) probe(_ context.Context, link *upgraders.Link) (upgraders.Capab
 	if r.class() != 2 {
 		return nil, r.refusal()
 	}
-	// The answer is known; a server that hangs up on QUIT has given it.
-	command(link.Backend, "QUIT")
 	return capabilities, nil
 }
 

@@ -68,6 +68,7 @@ func (v variant) protocol(p upgraders.Protocol) *upgraders.Protocol {
 	p.Options = func() any { return &options{} }
 	p.New = v.newUpgrader
 	p.Probe = v.probe
+	p.Audit = v.audit
 	p.Request = v.request
 	p.Greeting = []byte(standIn)
 	return &p
