@@ -46,6 +46,8 @@ var smtpds = map[string][]string{
 		"smtpd_sasl_security_options=noanonymous",
 		"smtpd_recipient_restrictions=permit_sasl_authenticated,reject",
 	},
+	// Submission that takes no password from sessions in cleartext.
+	"tlsonly": {"mynetworks=", "smtpd_sasl_auth_enable=yes", "smtpd_sasl_type=dovecot", "smtpd_tls_security_level=may", "smtpd_tls_auth_only=yes"},
 	// Two with TLS of their own, by STARTTLS and from the first byte: theInnerPKI
 	// has their certificate.
 	"tls":     slices.Concat([]string{"smtpd_tls_security_level=encrypt"}, innerTLS),
@@ -107,6 +109,7 @@ lmtp unix - - n - - lmtp
 virtual unix - n n - - virtual
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
+tlsmgr unix - - n 1000? 1 tlsmgr
 postlog unix-dgram n - n - 1 postlogd
 `
 
