@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -142,27 +143,76 @@ func (q *questioning) audit(ctx context.Context) []upgraders.Finding {
 	if err != nil {
 		return append(findings, q.explain(ctx, err)...)
 	}
-	if q.cfg.Send != SendProxyV1 || q.protocol.Probe == nil {
-		return findings
+	return append(findings, q.hidden(ctx)...)
+}
+
+// hidden asks whether the server keeps something back from a session that it
+// takes for cleartext, as every one is that it is not told of, or does not
+// believe to be otherwise.
+func (q *questioning) hidden(ctx context.Context) []upgraders.Finding {
+	if q.protocol.Probe == nil || q.cfg.TLS != nil {
+		return nil
 	}
-	// PROXY v1 has no words for TLS: does the server keep something back from
-	// a session that it takes for cleartext?
-	offered, err := q.probe(ctx, SendProxyV1, auditLeg)
-	if err != nil {
-		return findings
+	ways := []struct {
+		probe func() (upgraders.Capabilities, error)
+		mend  string
+	}{{
+		func() (upgraders.Capabilities, error) { return q.probeInTLS(ctx) },
+		"write tls { mode = \"starttls\" } in the backend, or have it offer the same without TLS (Postfix: smtpd_tls_auth_only = no; Dovecot: disable_plaintext_auth = no, in 2.4 auth_allow_cleartext = yes; Exim: auth_advertise_hosts; Cyrus: allowplaintext: yes)",
+	}}
+	if q.cfg.Send == SendProxyV1 { // which has no words for TLS
+		ways = slices.Insert(ways, 0, ways[0])
+		ways[0].probe = func() (upgraders.Capabilities, error) {
+			return q.probe(ctx, SendProxyV2, upgraders.Forward{}, auditLeg)
+		}
+		ways[0].mend = "write send = \"proxy-v2\", which tells it of the client's TLS"
 	}
-	inTLS, err := q.probe(ctx, SendProxyV2, auditLeg)
-	if err != nil {
-		return findings
+	for _, way := range ways {
+		inTLS, err := way.probe()
+		if err != nil {
+			continue
+		}
+		offered, err := q.probe(ctx, q.cfg.Send, q.cfg.Forward, auditLeg)
+		if err != nil {
+			return nil
+		}
+		if missing := words(inTLS, words(offered, nil)); len(missing) > 0 {
+			return []upgraders.Finding{{
+				Severity: upgraders.Doubtful,
+				What:     fmt.Sprintf("takes sessions in TLS for cleartext, and hides from them: %.200q", strings.Join(missing, " ")),
+				Mend:     way.mend,
+			}}
+		}
 	}
-	if hidden := slices.DeleteFunc(inTLS, func(line string) bool { return slices.Contains(offered, line) }); len(hidden) > 0 {
-		findings = append(findings, upgraders.Finding{
-			Severity: upgraders.Doubtful,
-			What:     fmt.Sprintf("hides from sessions that it takes for cleartext: %.200q", []string(hidden)),
-			Mend:     "write send = \"proxy-v2\", which tells it of the client's TLS",
-		})
+	return nil
+}
+
+// words takes capabilities apart, and leaves out those in known and those that
+// no session through the gateway may use.
+func words(offered upgraders.Capabilities, known []string) (list []string) {
+	for _, line := range offered {
+		for _, word := range strings.Fields(strings.ToUpper(line)) {
+			mechanism := strings.TrimPrefix(word, "AUTH=")
+			if mechanism != "EXTERNAL" && !strings.HasSuffix(word, "-PLUS") && !slices.Contains(known, word) {
+				list = append(list, word)
+			}
+		}
 	}
-	return findings
+	return list
+}
+
+// probeInTLS asks what the server offers once it was asked for TLS. Whose
+// certificate it has is not looked at: nothing is said that anybody must not
+// hear.
+func (q *questioning) probeInTLS(ctx context.Context) (offered upgraders.Capabilities, err error) {
+	if q.protocol.Request == nil {
+		return nil, upgraders.ErrNotOffered
+	}
+	cfg := *q.cfg
+	cfg.TLS = &BackendTLS{Mode: StartTLS, Insecure: true}
+	again := *q
+	again.backend = &backend{cfg: &cfg, protocol: q.protocol, hostname: q.hostname, resolver: q.resolver, tls: backendTLS(&cfg)}
+	return again.probe(ctx, q.cfg.Send, q.cfg.Forward, auditLeg)
 }
 
 func (q *questioning) proxied() bool { return q.cfg.Send != SendNone && q.cfg.Send != "" }
@@ -193,9 +243,9 @@ func (q *questioning) begin(ctx context.Context, send Send, forward upgraders.Fo
 	})
 }
 
-// probe asks what the server offers behind a header, and nothing else told.
-func (q *questioning) probe(ctx context.Context, send Send, limit time.Duration) (offered upgraders.Capabilities, err error) {
-	err = q.begin(ctx, send, upgraders.Forward{}, limit, func(ctx context.Context, link *upgraders.Link) (err error) {
+// probe asks what the server offers.
+func (q *questioning) probe(ctx context.Context, send Send, forward upgraders.Forward, limit time.Duration) (offered upgraders.Capabilities, err error) {
+	err = q.begin(ctx, send, forward, limit, func(ctx context.Context, link *upgraders.Link) (err error) {
 		offered, err = q.protocol.Probe(ctx, link)
 		return err
 	})
@@ -218,7 +268,7 @@ func (q *questioning) explain(ctx context.Context, err error) []upgraders.Findin
 		if !q.proxied() {
 			other = SendProxyV2
 		}
-		switch offered, perr := q.probe(ctx, other, auditQuick); {
+		switch offered, perr := q.probe(ctx, other, upgraders.Forward{}, auditQuick); {
 		case perr != nil || len(offered) == 0:
 		case q.proxied():
 			return wrong("does not take the PROXY header: it serves who sends none", "have it expect one from the gateway's address ("+expect+"), or write send = \"none\"")

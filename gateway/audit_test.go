@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/netip"
@@ -94,7 +95,9 @@ func plain(t *testing.T, answer func(line string) string) string {
 func TestAudit(t *testing.T) {
 	var asked atomic.Int32
 	tell := func(h *proxyproto.Header, line string) string {
-		asked.Add(1)
+		if line == "ask" {
+			asked.Add(1)
+		}
 		tlvs, _ := h.TLVs()
 		ssl := "clear"
 		for _, tlv := range tlvs {
@@ -169,29 +172,57 @@ func TestAuditExplains(t *testing.T) {
 	}
 }
 
-// A server that offers more to sessions in TLS, and cannot be told of it by
-// PROXY v1, is found; one that offers the same to all is not.
+// A server that offers more to sessions in TLS, and is not told that this is
+// one, or does not believe it, is found; one that offers the same to all is
+// not. What no session may use is not missed.
 func TestAuditFindsWhatIsHidden(t *testing.T) {
+	cert := *pki().issue("backend.example.org")
+	// It speaks cleartext and, asked by TLS, TLS.
+	starttls := func(inTLS string) string {
+		return serve(t, func(c net.Conn) {
+			io.WriteString(c, "backend\r\n")
+			in := bufio.NewReader(c)
+			line, _ := in.ReadString('\n')
+			answer := "SIZE"
+			if line == "TLS\r\n" {
+				io.WriteString(c, "go\r\n")
+				c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}})
+				bufio.NewReader(c).ReadString('\n')
+				answer = inTLS
+			}
+			io.WriteString(c, answer+"\r\n")
+		})
+	}
+	byHeader := func(v2 string) string {
+		return proxied(t, func(h *proxyproto.Header, line string) string {
+			if h.Version == 2 {
+				return v2
+			}
+			return "SIZE"
+		})
+	}
 	for name, c := range map[string]struct {
-		hides bool
-		want  int
-	}{"hides": {true, 2}, "shows": {false, 1}} {
+		server string
+		send   Send
+		mend   string // "": nothing is found
+	}{
+		"v1, which cannot tell":     {byHeader("SIZE AUTH"), SendProxyV1, "proxy-v2"},
+		"v1, and nothing hidden":    {byHeader("size"), SendProxyV1, ""},
+		"not told, hides":           {starttls("SIZE AUTH"), SendNone, "starttls"},
+		"not told, hides nothing":   {starttls("SIZE"), SendNone, ""},
+		"not told, hides what must": {starttls("SIZE AUTH=EXTERNAL SCRAM-SHA-1-PLUS"), SendNone, ""},
+	} {
 		t.Run(name, func(t *testing.T) {
-			cfg := auditRig(t, func(b *Backend) {
-				b.Send = SendProxyV1
-				b.Servers = []Server{{Address: proxied(t, func(h *proxyproto.Header, line string) string {
-					if h.Version == 2 || !c.hides {
-						return "SIZE AUTH"
-					}
-					return "SIZE"
-				})}}
-			})
+			cfg := auditRig(t, func(b *Backend) { b.Send, b.Servers = c.send, []Server{{Address: c.server}} })
 			audits, err := AuditBackends(t.Context(), cfg, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
-			findings := audits[0].Findings
-			if len(findings) != c.want || c.hides && (!strings.Contains(findings[1].What, `["AUTH"]`) || !strings.Contains(findings[1].Mend, "proxy-v2")) {
+			findings := audits[0].Findings[1:] // the first is the protocol's
+			switch {
+			case c.mend == "" && len(findings) > 0, c.mend != "" && len(findings) != 1:
+				t.Errorf("%+v", findings)
+			case c.mend != "" && (!strings.Contains(findings[0].What, `"AUTH"`) || !strings.Contains(findings[0].Mend, c.mend)):
 				t.Errorf("%+v", findings)
 			}
 		})

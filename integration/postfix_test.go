@@ -47,7 +47,7 @@ var smtpds = map[string][]string{
 		"smtpd_recipient_restrictions=permit_sasl_authenticated,reject",
 	},
 	// Submission that takes no password from sessions in cleartext.
-	"tlsonly": {"mynetworks=", "smtpd_sasl_auth_enable=yes", "smtpd_sasl_type=dovecot", "smtpd_tls_security_level=may", "smtpd_tls_auth_only=yes"},
+	"tlsonly": slices.Concat([]string{"mynetworks=", "smtpd_sasl_auth_enable=yes", "smtpd_sasl_type=dovecot", "smtpd_tls_security_level=may", "smtpd_tls_auth_only=yes"}, innerTLS),
 	// Two with TLS of their own, by STARTTLS and from the first byte: theInnerPKI
 	// has their certificate.
 	"tls":     slices.Concat([]string{"smtpd_tls_security_level=encrypt"}, innerTLS),

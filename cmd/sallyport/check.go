@@ -13,6 +13,7 @@ func checkCommand() *cobra.Command {
 		path   string
 		vars   map[string]string
 		strict bool
+		live   bool
 	)
 	cmd := &cobra.Command{
 		Use:   "check -c PATH",
@@ -22,9 +23,28 @@ nothing. Everything that is wrong (errors) or doubtful (warnings) is shown at
 once, each with the line it is about and what to write instead. The last line
 sums up.
 
-Exit codes: 0 the configuration can be run, 1 it cannot (with --strict: or there
-are warnings), 2 the command line is wrong.`,
+With --live it then asks each server of each backend what only the server
+knows. It connects exactly as a session of a client from 192.0.2.1 in TLS would
+be connected (PROXY header, client facts, TLS to the backend), and finds out
+whether the server gives the gateway's address what no stranger should have, or
+keeps from clients what they need:
+
+  smtp   relays outward; offers XCLIENT or XFORWARD; wants TLS; hides AUTH
+  imap   forbids plain logins; greets with PREAUTH
+  pop3   forbids plain logins; offers XCLIENT
+  all    cannot be reached; waits for a PROXY header, or takes none; hides
+         capabilities from cleartext; offers channel binding, which breaks SCRAM
+
+Each finding is a line that names the settings to change. Nothing is delivered
+and no password is sent, but servers log the visit. Run it where the gateway
+runs, since it is the gateway's address that is trusted.
+
+Exit codes: 0 the configuration can be run, 1 it cannot, or a server has an
+error (with --strict: or there are warnings), 2 the command line is wrong.`,
 		Example: `  sallyport check -c /etc/sallyport/sallyport.hcl
+
+  # what do the servers grant to the gateway's address, and so to everyone?
+  sallyport check --live -c /etc/sallyport/sallyport.hcl
 
   # in a pipeline: warnings fail as well
   sallyport check --strict -c ./conf.d -var domain=example.org
@@ -41,14 +61,24 @@ are warnings), 2 the command line is wrong.`,
 			if _, err := diags.WriteTo(out); err != nil {
 				return err
 			}
-			if diags.HasErrors() || strict && diags.Warnings() > 0 {
-				fmt.Fprintf(out, "%s: %s\n", path, count(diags))
+			errors, warnings := diags.Errors(), diags.Warnings()
+			asked := ""
+			if live && errors == 0 {
+				e, w, err := checkLive(cmd, cfg.Gateway)
+				if err != nil {
+					return err
+				}
+				errors, warnings = errors+e, warnings+w
+				asked = ", servers asked"
+			}
+			if errors > 0 || strict && warnings > 0 {
+				fmt.Fprintf(out, "%s: %s\n", path, sum(errors, warnings))
 				return errFailed
 			}
-			fmt.Fprintf(out, "%s: valid, %s and %s", path,
-				plural(len(cfg.Gateway.Listeners), "listener"), plural(len(cfg.Gateway.Backends), "backend"))
-			if diags.Warnings() > 0 {
-				fmt.Fprintf(out, "; %s", count(diags))
+			fmt.Fprintf(out, "%s: valid, %s and %s%s", path,
+				plural(len(cfg.Gateway.Listeners), "listener"), plural(len(cfg.Gateway.Backends), "backend"), asked)
+			if warnings > 0 {
+				fmt.Fprintf(out, "; %s", sum(errors, warnings))
 			}
 			fmt.Fprintln(out)
 			return nil
@@ -57,12 +87,15 @@ are warnings), 2 the command line is wrong.`,
 	configFlag(cmd, &path)
 	varFlag(cmd, &vars)
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings, too")
+	cmd.Flags().BoolVar(&live, "live", false, "ask the servers of all backends what they grant and refuse")
 	return cmd
 }
 
 // count sums up diagnostics: "2 errors, 1 warning".
-func count(d *config.Diagnostics) string {
-	switch errors, warnings := d.Errors(), d.Warnings(); {
+func count(d *config.Diagnostics) string { return sum(d.Errors(), d.Warnings()) }
+
+func sum(errors, warnings int) string {
+	switch {
 	case warnings == 0:
 		return plural(errors, "error")
 	case errors == 0:

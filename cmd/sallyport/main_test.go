@@ -40,6 +40,7 @@ func TestScripts(t *testing.T) {
 			"alive":  cmdAlive,
 			"gone":   cmdGone,
 			"fetch":  cmdFetch,
+			"peer":   cmdPeer,
 		},
 	})
 }

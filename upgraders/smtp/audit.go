@@ -21,19 +21,19 @@ func (v variant) audit(_ context.Context, link *upgraders.Link, told upgraders.T
 		return nil, err
 	}
 	a := &audit{variant: v, backend: link.Backend, told: told.Proxied || link.Forward.XCLIENT}
-	a.trust(offered, link)
-	questions := []func() error{a.transaction}
-	if mechanisms, ok := saslMechanisms(offered); !ok {
-		submission := slices.ContainsFunc(told.Ports, func(p uint16) bool { return p == 587 || p == 465 })
-		questions = append(questions, func() error { return a.logins(submission) })
-	} else if !link.PassBinding {
+	a.trust(offered, told.Proxied)
+	mechanisms, listed := saslMechanisms(offered)
+	if listed && !link.PassBinding {
 		a.findings = append(a.findings, upgraders.UnusableBinding(mechanisms)...)
 	}
-	for _, ask := range questions {
-		if err := ask(); err != nil {
-			// A server that hangs up on a question has answered those before.
-			return a.findings, err
-		}
+	// A server that hangs up on a question has answered those before.
+	wantsTLS, err := a.transaction()
+	if err == nil && !wantsTLS && !listed {
+		submission := slices.ContainsFunc(told.Ports, func(p uint16) bool { return p == 587 || p == 465 })
+		err = a.logins(submission)
+	}
+	if err != nil {
+		return a.findings, err
 	}
 	command(link.Backend, "QUIT")
 	return a.findings, nil
@@ -50,12 +50,13 @@ func (a *audit) find(severity upgraders.Severity, what, mend string) {
 	a.findings = append(a.findings, upgraders.Finding{Severity: severity, What: what, Mend: mend})
 }
 
-// trust looks for commands by which a client may call itself another.
-func (a *audit) trust(offered upgraders.Capabilities, link *upgraders.Link) {
+// trust looks for commands by which a client may call itself another. Behind a
+// PROXY header or XCLIENT the server speaks to a client from nowhere; but
+// Postfix goes on to offer XFORWARD to who has said XCLIENT.
+func (a *audit) trust(offered upgraders.Capabilities, proxied bool) {
 	for _, line := range offered {
 		switch name := keyword(line); {
-		case name != "XCLIENT" && name != "XFORWARD":
-		case a.told:
+		case name == "XCLIENT" && a.told, name == "XFORWARD" && proxied:
 			a.find(upgraders.Wrong, "offers "+name+" to a client from nowhere: whoever reaches the server may name any address as his own",
 				fmt.Sprintf("list the gateway's address alone in Postfix' smtpd_authorized_%s_hosts", strings.ToLower(name)))
 		case name == "XCLIENT":
@@ -66,23 +67,23 @@ func (a *audit) trust(offered upgraders.Capabilities, link *upgraders.Link) {
 }
 
 // transaction asks for the delivery of a message far away, and takes it back.
-func (a *audit) transaction() error {
+func (a *audit) transaction() (wantsTLS bool, err error) {
 	r, err := command(a.backend, "MAIL FROM:<>")
 	if err != nil {
-		return err
+		return false, err
 	}
 	switch words := strings.ToUpper(strings.Join(r.lines, " ")); {
 	case r.class() == 5 && strings.Contains(words, "TLS"):
 		// RFC 3207, 4: 530 Must issue a STARTTLS command first.
 		a.find(upgraders.Wrong, fmt.Sprintf("wants TLS of the gateway before it takes mail: %d %.200s", r.code, strings.Join(r.lines, " ")),
 			"write tls { mode = \"starttls\" } in the backend, or Postfix: smtpd_tls_security_level = may; Exim: the condition on $tls_in_cipher in acl_smtp_mail")
-		return nil
+		return true, nil
 	case r.class() != 2 || a.perRecipient:
 		// RFC 2033: what LMTP takes it delivers, and relays nowhere.
-		return a.reset()
+		return false, a.reset()
 	}
 	if r, err = command(a.backend, "RCPT TO:<%s>", stranger); err != nil {
-		return err
+		return false, err
 	}
 	switch {
 	case r.class() == 2 && a.told:
@@ -96,7 +97,7 @@ func (a *audit) transaction() error {
 		// 4.7.1 is how defer_unauth_destination says no.
 		a.find(upgraders.Doubtful, fmt.Sprintf("does not say whether it relays: %d %.200s", r.code, strings.Join(r.lines, " ")), "ask again later")
 	}
-	return a.reset()
+	return false, a.reset()
 }
 
 func (a *audit) reset() error {

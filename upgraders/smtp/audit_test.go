@@ -87,7 +87,7 @@ func TestAudit(t *testing.T) {
 		"relay deferred": {smtpVariant, map[string]string{"AUTH": "503 no", "RCPT": "454 4.7.1 Relay access denied"}, upgraders.Forward{}, mx, nil},
 		"greylisted": {smtpVariant, map[string]string{"AUTH": "503 no", "RCPT": "450 4.2.0 Greylisted"}, upgraders.Forward{}, mx,
 			[]string{"warning", "does not say whether it relays", "ask again"}},
-		"TLS wanted": {smtpVariant, map[string]string{"AUTH": "503 no", "MAIL": "530 5.7.0 Must issue a STARTTLS command first"}, upgraders.Forward{}, mx,
+		"TLS wanted": {smtpVariant, map[string]string{"AUTH": "530 5.7.0 Must issue a STARTTLS command first", "MAIL": "530 5.7.0 Must issue a STARTTLS command first"}, upgraders.Forward{}, mx,
 			[]string{"error", "wants TLS of the gateway", "smtpd_tls_security_level"}},
 		"login wanted": {smtpVariant, map[string]string{"EHLO": "250-backend\n250 AUTH PLAIN", "MAIL": "530 5.7.0 Authentication required"},
 			upgraders.Forward{}, submission, nil},
