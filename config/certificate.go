@@ -13,7 +13,7 @@ type certificateBlock struct {
 	Name       attr[ident]      `hcl:"name,label"`
 	CertFile   attr[string]     `hcl:"cert_file,optional" doc:"PEM file with the chain, leaf first; read again when it changes"`
 	KeyFile    attr[string]     `hcl:"key_file,optional" doc:"PEM file with the private key; may be the same file"`
-	SelfSigned attr[bool]       `hcl:"self_signed,optional" default:"false" doc:"sign it ourselves, anew at each start and reload: for tests, and for clients that do not look"`
+	SelfSigned attr[bool]       `hcl:"self_signed,optional" default:"false" doc:"sign it ourselves, anew at each start: for tests, and for clients that do not look"`
 	ACME       attr[*acmeBlock] `hcl:"acme,optional" doc:"have it issued and renewed by this authority"`
 	Names      attr[[]string]   `hcl:"names,optional" doc:"host names, wildcards and addresses to certify; files say by themselves what they cover"`
 	Bootstrap  attr[string]     `hcl:"bootstrap,optional" default:"refuse" enum:"refuse|self_signed" doc:"what is served until the first certificate is issued"`
@@ -88,6 +88,13 @@ func (l *loader) warnExpiry(b *certificateBlock, src certs.Source) {
 }
 
 func (l *loader) selfSigned(b *certificateBlock) certs.Source {
+	if l.previous != nil {
+		for _, src := range l.previous.Sources {
+			if src, ok := src.(*certs.SelfSignedSource); ok && src.Made(b.label(), b.Names.Value) {
+				return src
+			}
+		}
+	}
 	src, err := certs.SelfSigned(b.label(), b.Names.Value)
 	if err != nil {
 		l.errorf(b.Names.At, "The certificate cannot be made", "%s", b.sentence(err))

@@ -31,6 +31,10 @@ type Options struct {
 	// Getenv looks up SALLYPORT_VAR_x and what env("X") names. Nil is
 	// os.LookupEnv.
 	Getenv func(string) (string, bool)
+	// Previous is the configuration in use, if one is. What the gateway made
+	// for it and would make anew is taken over: clients may have pinned a
+	// self-signed certificate.
+	Previous *Config
 }
 
 // A Config is a whole configuration, checked.
@@ -75,10 +79,37 @@ func Load(path string, opts Options) (*Config, *Diagnostics) {
 	return l.load(sources)
 }
 
+// ControlSocket returns the path of the control socket of the gateway that runs
+// a configuration. It looks at nothing else: certificates need not be there,
+// and whatever is wrong elsewhere may be. The path is empty when the
+// Diagnostics, which never are nil, say why it cannot be known.
+func ControlSocket(path string, opts Options) (string, *Diagnostics) {
+	l := newLoader(opts)
+	sources := l.read(path)
+	if l.diags.HasErrors() {
+		return "", l.diagnostics()
+	}
+	body := l.parse(sources)
+	if l.diags.HasErrors() {
+		return "", l.diagnostics()
+	}
+	l.decodeRoot(body)
+	if r := &l.root; r.State.Path.bad || r.Admin.Control.bad {
+		return "", l.diagnostics()
+	}
+	l.diags = nil
+	control := l.admin(&l.root.Admin, l.path(l.root.State.Path.Value)).Control
+	if l.diags.HasErrors() {
+		control = ""
+	}
+	return control, l.diagnostics()
+}
+
 func newLoader(opts Options) *loader {
 	l := &loader{
 		getenv:    opts.Getenv,
 		vars:      opts.Vars,
+		previous:  opts.Previous,
 		hostname:  os.Hostname,
 		protocols: all.Protocols(),
 		scope:     make(scope),

@@ -40,6 +40,7 @@ type root struct {
 type loader struct {
 	getenv   func(string) (string, bool)
 	vars     map[string]string
+	previous *Config
 	hostname func() (string, error)
 
 	protocols []*upgraders.Protocol

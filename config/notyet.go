@@ -26,7 +26,6 @@ var notYet = []struct {
 	{"listener", "ldap", ""},
 	{"listener", "mysql", ""},
 	{"listener", "nntp", ""},
-	{"listener", "postgres", ""},
 	{"listener", "sieve", ""},
 	{"listener", "telnet", ""},
 	{"listener", "web", ""},

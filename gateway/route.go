@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/sallyport/sallyport/internal/wire"
@@ -101,8 +102,19 @@ func matches(patterns []string, name string) bool {
 // dialer reaches the servers of a route for protocols that serve instead of
 // relaying.
 type dialer struct {
-	s *session
-	r *route
+	s    *session
+	r    *route
+	mu   sync.Mutex
+	legs []*leg
+}
+
+// close ends the legs that Serve has left behind.
+func (d *dialer) close() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, l := range d.legs {
+		l.close()
+	}
 }
 
 var _ upgraders.Dialer = (*dialer)(nil)
@@ -126,6 +138,10 @@ func (d *dialer) Dial(ctx context.Context, name string) (*wire.Conn, error) {
 		l, err := d.s.dial(ctx, d.r.backend, sv)
 		if err == nil {
 			l.sock.SetDeadline(time.Time{})
+			d.mu.Lock()
+			d.legs = append(d.legs, l)
+			d.mu.Unlock()
+			d.s.server = sv.Address
 			return l.conn, nil
 		}
 		errs = append(errs, err)

@@ -150,7 +150,11 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 	}
 	if serve != nil {
 		s.settle()
-		return outcomeOf(serve(ctx, &dialer{s, r}))
+		d := &dialer{s: s, r: r}
+		defer d.close()
+		o, err := outcomeOf(serve(ctx, d))
+		s.bye()
+		return o, err
 	}
 	backend, err := s.join(ctx, h, r)
 	if err != nil {

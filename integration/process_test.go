@@ -27,6 +27,7 @@ var debian = map[string]string{
 	"haproxy":        "haproxy",
 	"mbsync":         "isync",
 	"mpop":           "mpop",
+	"psql":           "postgresql-client",
 	"msmtp":          "msmtp",
 	"openssl":        "openssl",
 	"postfix":        "postfix",

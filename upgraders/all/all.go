@@ -6,6 +6,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/imap"
 	"github.com/sallyport/sallyport/upgraders/lmtp"
 	"github.com/sallyport/sallyport/upgraders/pop3"
+	"github.com/sallyport/sallyport/upgraders/postgres"
 	"github.com/sallyport/sallyport/upgraders/smtp"
 	"github.com/sallyport/sallyport/upgraders/tcp"
 )
@@ -18,6 +19,7 @@ func Protocols() []*upgraders.Protocol {
 		lmtp.Protocol(),
 		imap.Protocol(),
 		pop3.Protocol(),
+		postgres.Protocol(),
 		tcp.Protocol(),
 	}
 }
