@@ -47,14 +47,27 @@ func SelfSigned(name string, names []string) (*SelfSignedSource, error) {
 		if err := checkName(n); err != nil {
 			return nil, fmt.Errorf("certificate %s: name %q: %w", name, n, err)
 		}
-		if n = fold(n); !slices.Contains(s.names, n) {
-			s.names = append(s.names, n)
-		}
 	}
+	s.names = foldAll(names)
 	if err := s.renew(); err != nil {
 		return nil, fmt.Errorf("certificate %s: %w", name, err)
 	}
 	return s, nil
+}
+
+// foldAll folds names and keeps each once, in order.
+func foldAll(names []string) (folded []string) {
+	for _, n := range names {
+		if n = fold(n); !slices.Contains(folded, n) {
+			folded = append(folded, n)
+		}
+	}
+	return folded
+}
+
+// Made reports whether SelfSigned, given these, made a source like this one.
+func (s *SelfSignedSource) Made(name string, names []string) bool {
+	return s.name == name && slices.Equal(s.names, foldAll(names))
 }
 
 // Name returns the label of the certificate.

@@ -102,7 +102,7 @@ func (s *server) reload(why string) {
 	defer notify(sdReady)
 	s.log.Info("reloading", "reason", why, "config", s.opts.path)
 	before, files := s.files.before(), s.files.files
-	cfg, diags := config.Load(s.opts.path, config.Options{Vars: s.opts.vars})
+	cfg, diags := config.Load(s.opts.path, config.Options{Vars: s.opts.vars, Previous: s.config.Load()})
 	err := diags.Err()
 	if err == nil {
 		files = cfg.Files
