@@ -38,7 +38,7 @@ const (
 
 // An End is one side of a relayed session.
 type End struct {
-	Conn   net.Conn // what to read and write: a *tls.Conn, or the Socket itself
+	Conn   net.Conn // what to read and write: a *tls.Conn after its handshake, or the Socket itself
 	Socket *Socket  // what lies at the bottom of Conn
 	Unread []byte   // already read from Conn, not yet passed on
 }

@@ -8,6 +8,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -314,6 +316,82 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 		time.Sleep(100 * time.Microsecond)
 	}
 	return len(p), nil
+}
+
+// A client that changes its keys, and asks for a change in return, notices
+// nothing but that (RFC 8446, 4.6.3). crypto/tls cannot ask; openssl can.
+func TestKeyUpdate(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("no openssl to be the client: ", err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cmd := exec.Command(openssl, "s_client", "-tls1_3", "-connect", l.Addr().String())
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said output
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	defer cmd.Process.Kill()
+
+	l.(*net.TCPListener).SetDeadline(time.Now().Add(patience))
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend, there := tcpPair(t)
+	backend.SetDeadline(time.Now().Add(patience))
+	s, b := NewSocket(far), NewSocket(there)
+	s.SetDeadline(time.Now().Add(patience))
+	inner := tls.Server(s, serverTLS(tls13))
+	if err := inner.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan Result, 1)
+	go func() { done <- Pump(End{Conn: inner, Socket: s}, End{Conn: b, Socket: b}, Options{}) }()
+	io.WriteString(stdin, "before\n")
+	expect(t, backend, "before\n")
+	for i := range 3 {
+		io.WriteString(stdin, "K\n") // a command to s_client
+		eventually(t, "the key update", func() bool { return said.count("KEYUPDATE") == i+1 })
+		io.WriteString(stdin, "after\n")
+		expect(t, backend, "after\n")
+		data := strings.Repeat("answer\n", 20<<10)
+		send(t, backend, data)
+		eventually(t, "the answer", func() bool { return said.count("answer\n") == (i+1)*20<<10 })
+	}
+	backend.Close()
+	stdin.Close()
+	if res := <-done; res.Outcome != OK {
+		t.Error(res)
+	}
+}
+
+// output is what a command said so far.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) count(s string) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return strings.Count(o.text.String(), s)
 }
 
 // What was read from an end before Pump goes first.

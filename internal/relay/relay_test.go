@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/wire"
 	"go.uber.org/goleak"
 )
 
@@ -87,7 +88,8 @@ func (r *rig) start(t testing.TB, m mode) *rig {
 	client := End{Conn: r.clientSocket, Socket: r.clientSocket, Unread: r.Unread}
 	r.client = near
 	if m.tls() {
-		inner := tls.Server(r.clientSocket, serverTLS(m))
+		// As in the gateway, with the buffer of the dialogue in between.
+		inner := tls.Server(wire.NewConn(r.clientSocket), serverTLS(m))
 		outer := tls.Client(&strictEnd{near}, &tls.Config{InsecureSkipVerify: true})
 		shaken := make(chan error, 1)
 		go func() { shaken <- inner.Handshake() }()
