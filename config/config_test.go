@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -182,6 +183,56 @@ func TestWarned(t *testing.T) {
 			}
 			golden(t, path+".txt", scrub(dump(cfg)+"\n"+text(diags), certs))
 		})
+	}
+}
+
+// G-33: check warns, once for all, of each pair of listeners that shows one
+// certificate in both ways to begin TLS, and of a listener that does so alone;
+// not of others, and not where that was accepted.
+func TestOpossum(t *testing.T) {
+	const head = `
+certificate "one" {
+  names       = ["one.example.org"]
+  self_signed = true
+}
+certificate "two" {
+  names       = ["two.example.org"]
+  self_signed = true
+}
+backend "mail" {
+  servers = ["192.0.2.10:25"]
+  send    = "proxy-v2"
+}
+`
+	listener := func(protocol, name, mode, more string) string {
+		return fmt.Sprintf("listener %q %q {\n  address = [\"127.0.0.1:0\"]\n  mode = %q\n  backend = backend.mail\n  %s\n}\n", protocol, name, mode, more)
+	}
+	const one, two, accepted = "certs = [certificate.one]", "certs = [certificate.two]", "opossum = \"accepted\""
+	for name, c := range map[string]struct{ listeners, warned string }{
+		"pair":            {listener("pop3", "a", "starttls", "") + listener("pop3", "b", "implicit", ""), "a and b"},
+		"named":           {listener("lmtp", "a", "starttls", one) + listener("lmtp", "b", "implicit", one), "a and b"},
+		"three":           {listener("smtp", "a", "starttls", "") + listener("smtp", "b", "starttls", "") + listener("smtp", "c", "implicit", ""), "a and c, b and c"},
+		"alone":           {listener("imap", "a", "auto", ""), "a in both modes"},
+		"two certs":       {listener("pop3", "a", "starttls", one) + listener("pop3", "b", "implicit", two), ""},
+		"two protocols":   {listener("pop3", "a", "starttls", "") + listener("imap", "b", "implicit", ""), ""},
+		"one mode":        {listener("pop3", "a", "starttls", "") + listener("pop3", "b", "starttls", ""), ""},
+		"accepted":        {listener("pop3", "a", "starttls", accepted) + listener("pop3", "b", "implicit", ""), ""},
+		"accepted, alone": {listener("imap", "a", "auto", accepted), ""},
+	} {
+		_, diags := loadText(t, "opossum.hcl", head+c.listeners, Options{})
+		got := ""
+		for _, d := range diags.list {
+			if strings.Contains(d.Detail, "Opossum, opossum-attack.com") {
+				if got != "" {
+					t.Errorf("%s: warned more than once", name)
+				}
+				_, got, _ = strings.Cut(d.Detail, "opossum-attack.com): ")
+				got, _, _ = strings.Cut(got, ". ")
+			}
+		}
+		if diags.HasErrors() || got != c.warned {
+			t.Errorf("%s: warned of %q, want %q\n%v", name, got, c.warned, diags)
+		}
 	}
 }
 

@@ -102,7 +102,7 @@ func TestSNI(t *testing.T) {
 	})
 }
 
-// With strict_sni a name without a certificate ends the handshake with
+// T-04: with strict_sni a name without a certificate ends the handshake with
 // unrecognized_name; no name at all is still served (RFC 6066, 3). Control:
 // the default serves the first certificate, above.
 func TestStrictSNI(t *testing.T) {
