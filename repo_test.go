@@ -184,8 +184,9 @@ func (h *tree) at(n ast.Node) string {
 // layers says what of this module each package may import, and why nothing
 // else. The first pattern that matches counts.
 var layers = []struct{ pkg, may, because string }{
-	{"cmd/*", "config gateway certs upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
+	{"cmd/*", "config gateway certs migrate upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
 	{"config", "gateway certs upgraders upgraders/all", "it translates HCL for the gateway and knows protocols only by their list"},
+	{"migrate", "upgraders", "it turns the text of other programs into text for config, and knows of protocols what their contract says"},
 	{"certs", "", "where certificates come from is nobody else's affair: the gateway has an interface for it"},
 	{"gateway", "upgraders internal/wire internal/relay", "it knows the contract, and no protocol, no file format, no source of certificates"},
 	{"upgraders", "internal/wire", "it is the contract between gateway and protocols, and nothing else"},
