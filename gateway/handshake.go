@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -33,9 +34,13 @@ func (s *session) handshake(ctx context.Context, rule upgraders.ALPNRule) error 
 		s.gw.metrics.handshake(s.l.cfg.Name, &state, err, time.Since(begin))
 	}
 	if err != nil {
+		if !s.silent() {
+			s.linger() // for the alert to arrive
+		}
 		return explainHandshake(err)
 	}
 	s.sock.RequireCloseNotify()
+	s.conn.Release()
 	s.conn = wire.NewConn(conn)
 	s.security = upgraders.Encrypted
 	if len(state.VerifiedChains) > 0 {
@@ -63,46 +68,20 @@ type configs struct {
 	base [3]*tls.Config // by upgraders.ALPNRule
 }
 
-// tlsKey identifies one configuration that goes on.
-type tlsKey struct {
-	tls  *TLS
-	alpn alpnChoice
-}
-
-type alpnChoice uint8
-
-const (
-	alpnNormal alpnChoice = iota // the protocol's ids, or none
-	alpnNone                     // any offer is a mismatch
-)
-
 // newConfigs makes the configurations of a listener and its routes.
 func newConfigs(l *listener) configs {
-	finals := map[tlsKey]*tls.Config{}
-	blocks := []*TLS{l.cfg.TLS}
-	for _, r := range l.cfg.Routes {
-		blocks = append(blocks, r.TLS)
-	}
-	for _, block := range blocks {
-		for _, choice := range []alpnChoice{alpnNormal, alpnNone} {
-			key := tlsKey{block, choice}
-			if finals[key] == nil {
-				finals[key] = l.tlsConfig(block, choice)
-			}
+	finals := map[*TLS]*tls.Config{}
+	for _, r := range append([]*route{nil}, l.routes...) {
+		if block := l.tlsOf(r); finals[block] == nil {
+			finals[block] = l.tlsConfig(block)
 		}
 	}
 	var c configs
 	for rule := range c.base {
-		base := l.tlsConfig(l.cfg.TLS, alpnNormal)
+		base := l.tlsConfig(l.cfg.TLS)
 		base.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			choice := alpnNormal
-			switch upgraders.ALPNRule(rule) {
-			case upgraders.ALPNForbidden:
-				choice = alpnNone
-			case upgraders.ALPNRequired:
-				if len(hello.SupportedProtos) == 0 {
-					return nil, sendAlert(hello, alertNoApplicationProtocol, "the client offers no ALPN where it is mandatory")
-				}
+			if why := l.alpnMismatch(upgraders.ALPNRule(rule), hello.SupportedProtos); why != "" {
+				return nil, sendAlert(hello, alertNoApplicationProtocol, why)
 			}
 			if hello.ServerName != "" && !validServerName(hello.ServerName) {
 				return nil, sendAlert(hello, alertUnrecognizedName, "the client's SNI is not a host name")
@@ -112,20 +91,33 @@ func newConfigs(l *listener) configs {
 					return nil, sendAlert(hello, alertUnrecognizedName, "no certificate covers the client's SNI, and strict_sni is set")
 				}
 			}
-			block := l.cfg.TLS
-			if r := l.routeFor(hello.ServerName); r != nil && r.TLS != nil {
-				block = r.TLS
-			}
-			return finals[tlsKey{block, choice}], nil
+			return finals[l.tlsOf(l.routeFor(hello.ServerName))], nil
 		}
 		c.base[rule] = base
 	}
 	return c
 }
 
+// alpnMismatch says what is wrong with the ids that a client offers, if
+// anything is. An id of another protocol's is a client that was led here
+// (ALPACA, 2021; RFC 7301, 3.2). What it offers is not repeated.
+func (l *listener) alpnMismatch(rule upgraders.ALPNRule, offered []string) string {
+	switch {
+	case len(offered) == 0 && rule == upgraders.ALPNRequired:
+		return "the client offers no ALPN where it is mandatory"
+	case len(offered) == 0:
+		return ""
+	case rule == upgraders.ALPNForbidden:
+		return "the client offers ALPN where there must be none"
+	case !slices.ContainsFunc(offered, func(id string) bool { return slices.Contains(l.cfg.Protocol.ALPN, id) }):
+		return "the client offers ALPN of other protocols only"
+	}
+	return ""
+}
+
 // tlsConfig makes one configuration. Everything that is not set is the safe
 // default of crypto/tls: X25519MLKEM768 first, no renegotiation, no 0-RTT.
-func (l *listener) tlsConfig(block *TLS, choice alpnChoice) *tls.Config {
+func (l *listener) tlsConfig(block *TLS) *tls.Config {
 	if block == nil {
 		block = &TLS{}
 	}
@@ -140,11 +132,6 @@ func (l *listener) tlsConfig(block *TLS, choice alpnChoice) *tls.Config {
 			cert, _, err := l.cfg.Certificates.Certificate(hello)
 			return cert, err
 		},
-	}
-	if choice == alpnNone || len(c.NextProtos) == 0 {
-		// An id no hello can hold (ids are not empty: RFC 7301, 3.1), so that
-		// any offer ends with no_application_protocol.
-		c.NextProtos = []string{""}
 	}
 	identity := ""
 	if auth := block.ClientAuth; auth != nil {

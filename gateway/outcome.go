@@ -55,6 +55,9 @@ func (o outcome) level() slog.Level {
 	return slog.LevelInfo
 }
 
+// maxErrorText bounds an error in the log: some quote a certificate's names.
+const maxErrorText = 500
+
 // finish writes the one log line and counts the session. Nothing in it was
 // chosen freely by a client but the SNI, which is a host name or absent.
 func (s *session) finish(o outcome) {
@@ -99,7 +102,8 @@ func (s *session) finish(o outcome) {
 		slog.Int64("bytes_out", s.sock.Sent()),
 		slog.Float64("duration", time.Since(s.began).Seconds()))
 	if s.err != nil {
-		add("error", s.err.Error())
+		text := s.err.Error()
+		add("error", text[:min(len(text), maxErrorText)])
 	}
 	s.gw.log.LogAttrs(context.Background(), level, "session", attrs...)
 }

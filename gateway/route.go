@@ -14,6 +14,8 @@ import (
 
 var (
 	errNoRoute = errors.New("no route takes this name")
+	errBare    = fmt.Errorf("%w: it requires a client certificate, and the session is in cleartext", errNoRoute)
+	errOther   = fmt.Errorf("%w: its tls is not that of the SNI's route", errNoRoute)
 	errAccept  = errors.New("first words inside TLS")
 )
 
@@ -28,11 +30,13 @@ func (s *session) route(ctx context.Context, h upgraders.Handover) (*route, func
 	if h.Serve != nil {
 		serve = func(ctx context.Context, d upgraders.Dialer) error { return h.Serve(ctx, s.conn, d) }
 	}
+	var learned upgraders.Route
 	if h.Accept != nil {
 		s.sock.SetDeadline(time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout))
 		d := s.l.cfg.Policy.Dialogue
 		s.conn.SetBudget(d.Bytes, d.Commands)
-		learned, err := h.Accept(ctx, s.conn)
+		var err error
+		learned, err = h.Accept(ctx, s.conn)
 		s.conn.ClearBudget()
 		if err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errAccept, err)
@@ -41,16 +45,41 @@ func (s *session) route(ctx context.Context, h upgraders.Handover) (*route, func
 			serve = learned.Serve
 		}
 		if learned.Host != "" {
-			if r := s.l.routeForHost(learned.Host); r != nil {
-				return r, serve, nil
-			}
-			return nil, nil, errNoRoute
+			r, err := s.suits(s.l.routeForHost(learned.Host), host)
+			return r, serve, err
 		}
 	}
-	if r := s.l.routeFor(host); r != nil {
-		return r, serve, nil
+	r := s.l.routeFor(host)
+	if r != nil && s.tls == nil && learned.Serve != nil {
+		return r, serve, nil // the protocol says that this needs no TLS (CancelRequest)
 	}
-	return nil, nil, errNoRoute
+	r, err := s.suits(r, host)
+	return r, serve, err
+}
+
+// suits returns the route if the session is what the route's tls demands. That
+// was applied in the handshake to the route that the SNI chose, and to no
+// other; a session in cleartext had none.
+func (s *session) suits(r *route, sni string) (*route, error) {
+	if r == nil {
+		return nil, errNoRoute
+	}
+	want := s.l.tlsOf(r)
+	switch {
+	case s.tls == nil && want != nil && want.ClientAuth != nil && want.ClientAuth.Require:
+		return nil, errBare
+	case s.tls != nil && want != s.l.tlsOf(s.l.routeFor(sni)):
+		return nil, errOther
+	}
+	return r, nil
+}
+
+// tlsOf returns what applies to a route, or to a name that has none.
+func (l *listener) tlsOf(r *route) *TLS {
+	if r != nil && r.TLS != nil {
+		return r.TLS
+	}
+	return l.cfg.TLS
 }
 
 // routeFor returns the first route that takes an SNI value; "" is taken only
