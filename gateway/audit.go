@@ -211,7 +211,7 @@ func (q *questioning) probeInTLS(ctx context.Context) (offered upgraders.Capabil
 	cfg := *q.cfg
 	cfg.TLS = &BackendTLS{Mode: StartTLS, Insecure: true}
 	again := *q
-	again.backend = &backend{cfg: &cfg, protocol: q.protocol, hostname: q.hostname, resolver: q.resolver, tls: backendTLS(&cfg)}
+	again.backend = &backend{cfg: &cfg, protocol: q.protocol, hostname: q.hostname, resolver: q.resolver, tls: backendTLS(&cfg), active: q.active}
 	return again.probe(ctx, q.cfg.Send, q.cfg.Forward, auditLeg)
 }
 

@@ -31,6 +31,8 @@ type backend struct {
 	resolver   *net.Resolver
 	tls        *tls.Config // nil: the leg is cleartext
 	pool       atomic.Pointer[[]*server]
+	active     *atomic.Int64 // of all servers, those that were among them included
+	before     []*server     // of the backend that this one replaced
 	turn       atomic.Uint64
 	learned    learned
 	ctx        context.Context // set by start, ended by stop
@@ -42,21 +44,57 @@ type backend struct {
 type server struct {
 	Server
 	configured string             // the address it was found by
-	active     atomic.Int64       // sessions, dials included
+	active     *atomic.Int64      // sessions and probes, dials included; shared with its predecessor
 	down       atomic.Bool        // by the last probe
 	unprobe    context.CancelFunc // ends its probes; nil: there are none
 }
 
-func newServer(cfg Server) *server { return &server{Server: cfg, configured: cfg.Address} }
+// newServer makes the server of a configured one at an address. What is open
+// there is known from its predecessors.
+func newServer(cfg Server, address string, before []*server) *server {
+	sv := &server{Server: cfg, configured: cfg.Address, active: new(atomic.Int64)}
+	sv.Address = address
+	if i := slices.IndexFunc(before, func(old *server) bool { return old.Address == address }); i >= 0 {
+		sv.active = before[i].active
+	}
+	return sv
+}
 
 func newBackend(cfg *Backend, p *upgraders.Protocol, hostname string, g *Gateway, resolver *net.Resolver) *backend {
 	b := &backend{cfg: cfg, protocol: p, hostname: hostname, log: g.log, metrics: g.metrics, resolver: resolver, tls: backendTLS(cfg)}
+	b.replace(nil)
+	return b
+}
+
+// replace makes the pool. Connections of the backend that is replaced, if
+// there is one, count against the limits of this one.
+func (b *backend) replace(old *backend) {
+	b.active = new(atomic.Int64)
+	if old != nil {
+		b.active, b.before = old.active, old.servers()
+	}
 	var pool []*server
-	for _, sv := range cfg.Servers {
-		pool = append(pool, newServer(sv))
+	for _, sv := range b.cfg.Servers {
+		pool = append(pool, newServer(sv, sv.Address, b.before))
 	}
 	b.pool.Store(&pool)
-	return b
+}
+
+// count counts a connection to a server in or out.
+func (b *backend) count(sv *server, n int64) {
+	sv.active.Add(n)
+	b.active.Add(n)
+}
+
+// admit counts a connection in that stays within the limits, or reports false.
+func (b *backend) admit(sv *server) bool {
+	full := func(n int64, limit int) bool { return limit > 0 && n > int64(limit) }
+	here, all := sv.active.Add(1), b.active.Add(1)
+	if full(here, sv.MaxConnections) || full(all, b.cfg.MaxConnections) {
+		b.count(sv, -1)
+		return false
+	}
+	return true
 }
 
 func (b *backend) servers() []*server { return *b.pool.Load() }
@@ -80,11 +118,9 @@ func (b *backend) connectTimeout() time.Duration {
 // by now), primaries before backups, and within each by the balance. Servers
 // at their limit are left out.
 func (b *backend) order(client netip.Addr) []*server {
-	var total int64
 	var classes [4][]*server
 	for _, sv := range b.servers() {
 		active := sv.active.Load()
-		total += active
 		if sv.MaxConnections > 0 && active >= int64(sv.MaxConnections) {
 			continue
 		}
@@ -97,7 +133,7 @@ func (b *backend) order(client netip.Addr) []*server {
 		}
 		classes[class] = append(classes[class], sv)
 	}
-	if b.cfg.MaxConnections > 0 && total >= int64(b.cfg.MaxConnections) {
+	if b.cfg.MaxConnections > 0 && b.active.Load() >= int64(b.cfg.MaxConnections) {
 		return nil
 	}
 	turn := b.turn.Add(1) - 1
@@ -174,18 +210,13 @@ func (b *backend) start(ctx context.Context) {
 	}
 }
 
-// stop ends it; gone says that the backend is no longer configured.
-func (b *backend) stop(gone bool) {
+// stop ends it.
+func (b *backend) stop() {
 	b.learned.mu.Lock()
 	b.learned.closed = true
 	b.learned.mu.Unlock()
 	b.cancel()
 	b.background.Wait()
-	if gone {
-		for _, sv := range b.servers() {
-			b.metrics.backendUp.DeleteLabelValues(b.cfg.Name, sv.Address)
-		}
-	}
 }
 
 func (b *backend) startProbe(sv *server) {
@@ -202,12 +233,12 @@ func (b *backend) startProbe(sv *server) {
 func (b *backend) stopProbe(sv *server) {
 	if sv.unprobe != nil {
 		sv.unprobe()
-		b.metrics.backendUp.DeleteLabelValues(b.cfg.Name, sv.Address)
 	}
 }
 
 // probeLoop asks one server at intervals and marks it up or down.
 func (b *backend) probeLoop(ctx context.Context, sv *server) {
+	defer b.metrics.backendUp.DeleteLabelValues(b.cfg.Name, sv.Address)
 	for {
 		_, err := b.ask(ctx, sv)
 		if ctx.Err() != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -94,7 +96,15 @@ func (b *backend) learn(done chan struct{}) {
 
 // ask probes one server, as a session in TLS would reach it, and keeps the
 // answer.
-func (b *backend) ask(ctx context.Context, sv *server) (upgraders.Capabilities, error) {
+func (b *backend) ask(ctx context.Context, sv *server) (caps upgraders.Capabilities, err error) {
+	defer func() {
+		// One backend's answer must not end the sessions of all others.
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v", r)
+			b.log.Error("a probe panicked; please report this", "backend", b.cfg.Name, "server", sv.Address,
+				"panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		}
+	}()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	// A backend that hides capabilities from cleartext must be told that this
@@ -112,7 +122,7 @@ func (b *backend) ask(ctx context.Context, sv *server) (upgraders.Capabilities, 
 	}
 	defer l.close()
 	l.conn.SetBudget(probeBytes, probeUnits)
-	caps, err := b.protocol.Probe(ctx, &upgraders.Link{
+	caps, err = b.protocol.Probe(ctx, &upgraders.Link{
 		Backend:     l.conn,
 		Security:    upgraders.Encrypted,
 		Facts:       upgraders.Facts{Client: self, Local: self, Name: b.hostname, TTL: forwardTTL},

@@ -108,29 +108,38 @@ func (g *Gateway) Apply(cfg *Config) error {
 			if backends[key] != nil {
 				continue
 			}
-			if old := g.backends[key]; old != nil && reflect.DeepEqual(old.cfg, rc.Backend) && g.resolver == cfg.Resolver {
+			old := g.backends[key]
+			if old != nil && old.hostname == lc.Hostname && sameBackend(old.cfg, rc.Backend) && g.resolver == cfg.Resolver {
 				backends[key] = old // keeps what was learned
 				continue
 			}
 			backends[key] = newBackend(rc.Backend, lc.Protocol, lc.Hostname, g, resolver)
+			backends[key].replace(old)
 		}
 	}
 
 	listeners := map[string]*listener{}
 	ports := map[string]*port{}
 	var bound []*port
+	unbind := func() {
+		for _, p := range bound {
+			p.ln.Close()
+		}
+	}
 	for _, lc := range cfg.Listeners {
 		l := newListener(lc, backends, g.listeners[lc.Name])
 		listeners[lc.Name] = l
 		for i, address := range lc.Addresses {
 			key := portKey(lc.Name, i, address)
+			if ports[key] != nil {
+				unbind()
+				return fmt.Errorf("listener %q: another listener has %s", lc.Name, address)
+			}
 			p := g.ports[key]
 			if p == nil {
 				ln, err := g.listen(address)
 				if err != nil {
-					for _, p := range bound {
-						p.ln.Close()
-					}
+					unbind()
 					return fmt.Errorf("listener %q: %w", lc.Name, explainBind(err))
 				}
 				p = &port{ln: ln}
@@ -142,6 +151,11 @@ func (g *Gateway) Apply(cfg *Config) error {
 	}
 
 	// Nothing can fail from here on.
+	for key, b := range g.backends {
+		if backends[key] != b {
+			b.stop()
+		}
+	}
 	for key, b := range backends {
 		if g.backends[key] != b {
 			b.start(g.ctx)
@@ -163,13 +177,26 @@ func (g *Gateway) Apply(cfg *Config) error {
 			p.ln.Close()
 		}
 	}
-	for key, b := range g.backends {
-		if backends[key] != b {
-			b.stop(backends[key] == nil)
-		}
-	}
 	g.ports, g.listeners, g.backends, g.resolver = ports, listeners, backends, cfg.Resolver
 	return nil
+}
+
+// sameBackend reports whether a reload leaves a backend as it is. A pool of
+// certificates holds functions, which are never deeply equal.
+func sameBackend(old, new *Backend) bool {
+	if (old.TLS == nil) != (new.TLS == nil) {
+		return false
+	}
+	a, b := *old, *new
+	if a.TLS != nil {
+		if (a.TLS.CAs == nil) != (b.TLS.CAs == nil) || a.TLS.CAs != nil && !a.TLS.CAs.Equal(b.TLS.CAs) {
+			return false
+		}
+		s, t := *a.TLS, *b.TLS
+		s.CAs, t.CAs = nil, nil
+		a.TLS, b.TLS = &s, &t
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // validate catches what no configuration file can lead to, but a literal can.
@@ -255,7 +282,7 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.cancel()
 	g.mu.Lock()
 	for _, b := range g.backends {
-		b.stop(false)
+		b.stop()
 	}
 	g.mu.Unlock()
 	if forced > 0 {

@@ -115,8 +115,10 @@ func (u *toyUpgrader) Implicit(*upgraders.Session) upgraders.Handover {
 
 var _ upgraders.Upgrader = (*toyUpgrader)(nil)
 
-// pki is a CA and certificates made once a test run.
-var pki = sync.OnceValue(func() *testPKI {
+// pki is a CA that is made once a test run.
+var pki = sync.OnceValue(newPKI)
+
+func newPKI() *testPKI {
 	p := &testPKI{pool: x509.NewCertPool()}
 	key, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotBefore: time.Now().Add(-time.Hour),
@@ -126,7 +128,7 @@ var pki = sync.OnceValue(func() *testPKI {
 	p.key = key
 	p.pool.AddCert(p.ca)
 	return p
-})
+}
 
 type testPKI struct {
 	ca   *x509.Certificate

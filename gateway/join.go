@@ -16,12 +16,13 @@ import (
 
 // A leg is a session's connection to a backend server.
 type leg struct {
-	server *server
-	sock   *relay.Socket
-	conn   *wire.Conn
-	tls    *tls.Conn   // nil: the leg is cleartext
-	uncut  func() bool // of the context that ends sessions
-	closed bool
+	backend *backend
+	server  *server
+	sock    *relay.Socket
+	conn    *wire.Conn
+	tls     *tls.Conn   // nil: the leg is cleartext
+	uncut   func() bool // of the context that ends sessions
+	closed  bool
 }
 
 func (l *leg) close() {
@@ -29,11 +30,15 @@ func (l *leg) close() {
 		l.closed = true
 		l.uncut()
 		l.sock.Close()
-		l.server.active.Add(-1)
+		l.backend.count(l.server, -1)
 	}
 }
 
-var errJoin = errors.New("join")
+var (
+	errJoin = errors.New("join")
+	errFull = errors.New("at its max_connections")
+	errElse = fmt.Errorf("%w: the backend that spoke before TLS is another route's", errNoRoute)
+)
 
 // join reaches a server of the route's backend that serves: the next one is
 // tried when one cannot be dialled or refuses before a word went to the
@@ -66,7 +71,7 @@ func (s *session) join(ctx context.Context, h upgraders.Handover, r *route) (*le
 		last = err
 	}
 	if last == nil {
-		last = fmt.Errorf("backend %q: every server is at its max_connections", r.backend.cfg.Name)
+		last = fmt.Errorf("backend %q: every server is %w", r.backend.cfg.Name, errFull)
 	}
 	return nil, last
 }
@@ -121,16 +126,33 @@ func (s *session) dialEarly(ctx context.Context) (*wire.Conn, error) {
 // dial connects to one server and sends the PROXY header.
 func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error) {
 	if e := s.early; e != nil {
+		if e.backend != b {
+			return nil, errElse
+		}
 		s.early = nil
 		return e, nil
 	}
-	return b.dial(ctx, s.gw.ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+	if !b.admit(sv) {
+		return nil, fmt.Errorf("server %s is %w", sv.Address, errFull)
+	}
+	l, err := b.connect(ctx, s.gw.ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+	if err == nil {
+		l.sock.SetStall(s.l.cfg.Policy.StallTimeout)
+	}
+	return l, err
 }
 
-// dial connects to one server and writes the PROXY header that header makes,
-// given our own address. ctx bounds the dialling, life what comes after it.
+// dial is connect for what the gateway itself wants to know, which is counted
+// and held back by no limit.
 func (b *backend) dial(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
-	sv.active.Add(1)
+	b.count(sv, 1)
+	return b.connect(ctx, life, sv, header)
+}
+
+// connect connects to one server, which has counted the leg already, and
+// writes the PROXY header that header makes, given our own address. ctx bounds
+// the dialling, life what comes after it.
+func (b *backend) connect(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
 	d := net.Dialer{Timeout: b.connectTimeout(), Resolver: b.resolver}
 	network, address := sv.network()
 	c, err := d.DialContext(ctx, network, address)
@@ -142,12 +164,12 @@ func (b *backend) dial(ctx, life context.Context, sv *server, header func(self n
 		}
 	}
 	if err != nil {
-		sv.active.Add(-1)
+		b.count(sv, -1)
 		return nil, err
 	}
 	c.SetWriteDeadline(time.Time{})
 	sock := relay.NewSocket(c)
-	l := &leg{server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}
+	l := &leg{backend: b, server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}
 	if err := b.secure(ctx, l); err != nil {
 		l.close()
 		return nil, err

@@ -254,7 +254,7 @@ func TestBalance(t *testing.T) {
 	}
 
 	b = pool(RoundRobin, Server{Address: "a", MaxConnections: 1}, Server{Address: "b"})
-	b.servers()[0].active.Store(1)
+	b.count(b.servers()[0], 1)
 	if order := b.order(client); len(order) != 1 || order[0].Address != "b" {
 		t.Error("max_connections of a server is not kept")
 	}

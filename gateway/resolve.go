@@ -104,9 +104,7 @@ func (b *backend) expand(ctx context.Context, cfg Server, failing map[string]boo
 			list = append(list, same[0])
 			continue
 		}
-		sv := newServer(cfg)
-		sv.Address = address
-		list = append(list, sv)
+		list = append(list, newServer(cfg, address, b.before))
 	}
 	return list
 }
