@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -13,8 +14,13 @@ import (
 
 // dialTLS opens a session in TLS with the name localhost.
 func dialTLS(address string, roots *x509.CertPool) (net.Conn, error) {
+	return dialOldTLS(address, roots, tls.VersionTLS13)
+}
+
+// dialOldTLS is dialTLS of a client that knows nothing newer.
+func dialOldTLS(address string, roots *x509.CertPool, version uint16) (net.Conn, error) {
 	d := &net.Dialer{Timeout: patience}
-	return tls.DialWithDialer(d, "tcp", address, &tls.Config{RootCAs: roots, ServerName: "localhost"})
+	return tls.DialWithDialer(d, "tcp", address, &tls.Config{RootCAs: roots, ServerName: "localhost", MaxVersion: version})
 }
 
 // sayAndHear sends a line to the echo backend and wants it back.
@@ -31,14 +37,21 @@ func sayAndHear(conn net.Conn) error {
 	return err
 }
 
-// fetch gets a page: its status on the first line, then the body.
-func fetch(method, url string) ([]byte, error) {
+// fetch gets a page, by a unix socket where one is given: its status on the
+// first line, then the body.
+func fetch(method, url, socket string) ([]byte, error) {
 	req, err := http.NewRequest(method, url, nil)
 	if err != nil {
 		return nil, err
 	}
 	// A connection of its own, as each scrape of another gateway is.
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
+	transport := &http.Transport{DisableKeepAlives: true}
+	if socket != "" {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}
+	}
+	client := &http.Client{Timeout: patience, Transport: transport}
 	resp, err := client.Do(req)
 	if err != nil {
 		return nil, err

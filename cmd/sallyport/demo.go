@@ -108,7 +108,10 @@ type demoRun struct {
 var demoConfig = template.Must(template.New("sallyport.hcl").Parse(`# Written by 'sallyport demo'.
 
 log { level = "error" }
-admin { address = "{{.Admin}}" }
+admin {
+  address = "{{.Admin}}"
+{{with .Control}}  control = "{{.}}"
+{{end}}}
 
 policy "default" { drain_timeout = "2s" }
 
@@ -187,6 +190,7 @@ func (d *demoRun) writeConfig() error {
 	err := demoConfig.Execute(&text, map[string]string{
 		"Dir":          filepath.ToSlash(d.ca.dir),
 		"Admin":        preferPort("9142"),
+		"Control":      controlPath(d.ca.dir),
 		"Mail":         d.backends.mail.Addr().String(),
 		"Tenant":       d.backends.tenant.Addr().String(),
 		"IMAP":         d.backends.imap.Addr().String(),
@@ -202,6 +206,15 @@ func (d *demoRun) writeConfig() error {
 		return err
 	}
 	return os.WriteFile(d.config, []byte(text.String()), 0o600)
+}
+
+// controlPath is where the demo's control socket is. A directory whose name is
+// too long for a socket (unix(7): 107 bytes) gets none, which is no error.
+func controlPath(dir string) string {
+	if path := filepath.Join(dir, "control.sock"); len(path) <= 107 {
+		return filepath.ToSlash(path)
+	}
+	return ""
 }
 
 // preferPort returns an address with the port where it is free now, else one
@@ -324,6 +337,7 @@ The gateway stays up; its session log follows. Paste into another terminal:
 
   # what an operator sees
   curl -s http://%[10]s/metrics | grep ^sallyport_
+  sallyport report clients -c %[11]s
   less %[11]s
 
 Ctrl-C ends the demo and removes its files.

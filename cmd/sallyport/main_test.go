@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bufio"
+	"crypto/tls"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -41,6 +44,8 @@ func TestScripts(t *testing.T) {
 			"gone":   cmdGone,
 			"fetch":  cmdFetch,
 			"peer":   cmdPeer,
+			"talk":   cmdTalk,
+			"kill9":  cmdKill9,
 		},
 	})
 }
@@ -229,6 +234,16 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(ts.Value(runningKey{}).(*started).last.cmd.Process.Signal(sig))
 }
 
+// cmdKill9 ends what was started last with no chance to clean up: kill9
+func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 0 {
+		ts.Fatalf("usage: kill9")
+	}
+	r := ts.Value(runningKey{}).(*started).last
+	ts.Check(r.cmd.Process.Kill())
+	<-r.ended
+}
+
 // cmdEnded waits until what was started last has ended, and checks its exit
 // code: ended CODE
 func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
@@ -246,16 +261,43 @@ func cmdEnded(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdHold opens a session through the gateway and keeps it: hold NAME ADDRESS
+// cmdHold opens a session through the gateway and keeps it:
+// hold [-tls1.2] NAME ADDRESS
 func cmdHold(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: hold name address")
+	version := uint16(tls.VersionTLS13)
+	if len(args) == 3 && args[0] == "-tls1.2" {
+		version, args = tls.VersionTLS12, args[1:]
 	}
-	conn, err := dialTLS(args[1], ts.Value(caKey{}).(*demoCA).pool)
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: hold [-tls1.2] name address")
+	}
+	conn, err := dialOldTLS(args[1], ts.Value(caKey{}).(*demoCA).pool, version)
 	ts.Check(err)
 	ts.Defer(func() { conn.Close() })
 	ts.Value(heldKey{}).(map[string]net.Conn)[args[0]] = conn
 	ts.Check(sayAndHear(conn))
+}
+
+// cmdTalk says lines to a server in cleartext, and waits for a line of answer
+// before the first and after each: talk ADDRESS LINE...
+func cmdTalk(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: talk address line...")
+	}
+	conn, err := net.DialTimeout("tcp", args[0], patience)
+	ts.Check(err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	in := bufio.NewReader(conn)
+	for _, line := range append([]string{""}, args[1:]...) {
+		if line != "" {
+			_, err := io.WriteString(conn, line+"\r\n")
+			ts.Check(err)
+		}
+		answer, err := in.ReadString('\n')
+		ts.Check(err)
+		ts.Logf("%s", answer)
+	}
 }
 
 // cmdAlive checks that a session still works, or with ! that it does not:
@@ -281,16 +323,24 @@ func cmdGone(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // cmdFetch gets a page and writes status and body to a file:
-// fetch [-X METHOD] URL FILE
+// fetch [-X METHOD] [-unix SOCKET] URL FILE
 func cmdFetch(ts *testscript.TestScript, neg bool, args []string) {
-	method := "GET"
-	if len(args) == 4 && args[0] == "-X" {
-		method, args = args[1], args[2:]
+	method, socket := "GET", ""
+	for len(args) > 2 {
+		switch args[0] {
+		case "-X":
+			method = args[1]
+		case "-unix":
+			socket = ts.MkAbs(args[1])
+		default:
+			ts.Fatalf("unknown flag %s", args[0])
+		}
+		args = args[2:]
 	}
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: fetch [-X method] url file")
+		ts.Fatalf("usage: fetch [-X method] [-unix socket] url file")
 	}
-	page, err := fetch(method, args[0])
+	page, err := fetch(method, args[0], socket)
 	ts.Check(err)
 	ts.Check(os.WriteFile(filepath.Clean(ts.MkAbs(args[1])), page, 0o600))
 }

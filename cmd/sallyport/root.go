@@ -85,7 +85,9 @@ Exit codes: 0 all went well, 1 it failed, 2 the command line is wrong.`,
 		fmtCommand(),
 		importCommand(),
 		protocolsCommand(),
+		probeCommand(),
 		demoCommand(),
+		reportCommand(),
 		versionCommand(),
 	)
 	addCompletion(root)

@@ -38,6 +38,8 @@ type server struct {
 	gw      *gateway.Gateway
 	handler http.Handler
 	admin   *adminServer
+	private http.Handler
+	control *controlServer
 	files   fileWatch
 	sockets *inherited
 	state   string // the directory in use until a restart
@@ -69,6 +71,7 @@ func newServer(opts runOptions, stderr io.Writer) *server {
 	s.metrics.Certificates(s.certificates)
 	s.gw = gateway.New(gateway.Options{Logger: log, Metrics: s.metrics, Listen: s.sockets.listen})
 	s.handler = adminHandler(reg, s.gw.Ready, log)
+	s.private = controlHandler(s.gw, time.Now(), s.listeners)
 	return s
 }
 
@@ -145,10 +148,33 @@ func (s *server) apply(cfg *config.Config) error {
 		admin.serve()
 	}
 	s.announce(cfg.Gateway, s.config.Swap(cfg))
+	s.applyControl(cfg.Admin.Control)
 	s.sockets.report(cfg.Gateway, s.log)
 	s.checkNoFile(cfg.Gateway)
 	s.watch(cfg.Sources)
 	return nil
+}
+
+// applyControl binds the control socket where it is configured now. It is tried
+// again with each reload until it succeeds.
+func (s *server) applyControl(path string) {
+	if s.control != nil && s.control.path == path && s.control.ln != nil {
+		return
+	}
+	old := s.control
+	s.control = bindControl(path, s.private, s.log)
+	s.control.serve()
+	go old.close() // running requests may end
+}
+
+// listeners names those in use.
+func (s *server) listeners() (names []string) {
+	if cfg := s.config.Load(); cfg != nil {
+		for _, l := range cfg.Gateway.Listeners {
+			names = append(names, l.Name)
+		}
+	}
+	return names
 }
 
 // announce logs where listeners listen that did not before.
@@ -279,6 +305,7 @@ func (s *server) shutdown(signals *signalQueue) error {
 func (s *server) stopped(err error) error {
 	s.stopWatch()
 	s.admin.close()
+	s.control.close()
 	if errors.Is(err, gateway.ErrForced) {
 		s.log.Warn("stopped", "error", err)
 		return errFailed
