@@ -23,7 +23,7 @@ func demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "See it work: legacy servers, the gateway and real clients in one process",
 		Long: `Demo needs nothing: no configuration, no root, no network. It makes a
-certificate authority for a day, starts an SMTP, an IMAP and an echo server that
+certificate authority for a day, starts SMTP, IMAP, POP3, LMTP and echo servers that
 know no TLS, writes a configuration file, and runs the gateway from it in front
 of them, as 'sallyport run' would. Then ordinary client libraries visit it, by
 STARTTLS and by implicit TLS, and a table shows what each of them got and what
@@ -31,7 +31,8 @@ the server behind was told. A second table shows attacks that were refused.
 
 After that it stays up for you to play with, and prints command lines for
 openssl, swaks and curl. Ctrl-C ends it and removes its files. Listeners are on
-127.0.0.1, on ports 2525, 2587, 2465, 2143, 2993 and 2007 where these are free.`,
+127.0.0.1, on ports 2525, 2587, 2465, 2143, 2993, 2110, 2995, 2024 and 2007 where
+these are free.`,
 		Example: `  sallyport demo
   sallyport demo --once && echo it works here`,
 		Args: cobra.NoArgs,
@@ -136,6 +137,14 @@ backend "mailbox" {
   servers = ["{{.IMAP}}"]
   send    = "proxy-v2"
 }
+backend "maildrop" {
+  servers = ["{{.POP3}}"]
+  send    = "proxy-v2"
+}
+backend "delivery" {
+  servers = ["{{.LMTP}}"]
+  send    = "proxy-v2"
+}
 backend "echo" {
   servers = ["{{.Echo}}"]
   send    = "proxy-v2"
@@ -177,6 +186,24 @@ listener "imap" "imaps" {
   hostname = "localhost"
   backend  = backend.mailbox
 }
+listener "pop3" "pop3" {
+  address  = ["{{.POP3Listener}}"]
+  mode     = "starttls"
+  hostname = "localhost"
+  backend  = backend.maildrop
+}
+listener "pop3" "pop3s" {
+  address  = ["{{.POP3S}}"]
+  mode     = "implicit"
+  hostname = "localhost"
+  backend  = backend.maildrop
+}
+listener "lmtp" "lmtp" {
+  address  = ["{{.LMTPListener}}"]
+  mode     = "starttls"
+  hostname = "localhost"
+  backend  = backend.delivery
+}
 listener "tcp" "echo" {
   address  = ["{{.EchoListener}}"]
   mode     = "implicit"
@@ -194,12 +221,17 @@ func (d *demoRun) writeConfig() error {
 		"Mail":         d.backends.mail.Addr().String(),
 		"Tenant":       d.backends.tenant.Addr().String(),
 		"IMAP":         d.backends.imap.Addr().String(),
+		"POP3":         d.backends.pop3.Addr().String(),
+		"LMTP":         d.backends.lmtp.Addr().String(),
 		"Echo":         d.backends.echo.Addr().String(),
 		"MX":           preferPort("2525"),
 		"Submission":   preferPort("2587"),
 		"Submissions":  preferPort("2465"),
 		"IMAPListener": preferPort("2143"),
 		"IMAPS":        preferPort("2993"),
+		"POP3Listener": preferPort("2110"),
+		"POP3S":        preferPort("2995"),
+		"LMTPListener": preferPort("2024"),
 		"EchoListener": preferPort("2007"),
 	})
 	if err != nil {
@@ -334,6 +366,7 @@ The gateway stays up; its session log follows. Paste into another terminal:
   swaks --server localhost:%[1]s -tls --tls-verify --tls-ca-path %[6]s --auth-user %[8]s --auth-password %[9]s --from alice@example.org --to bob@example.org
   curl -sS --ssl-reqd --cacert %[6]s --user %[7]s 'imap://localhost:%[3]s/INBOX;MAILINDEX=1'
   curl -sS --cacert %[6]s --user %[7]s 'imaps://localhost:%[4]s/' -X 'STATUS INBOX (MESSAGES)'
+  curl -sS --ssl-reqd --cacert %[6]s --user %[7]s 'pop3://localhost:%[12]s/1'
 
   # what an operator sees
   curl -s http://%[10]s/metrics | grep ^sallyport_
@@ -342,5 +375,5 @@ The gateway stays up; its session log follows. Paste into another terminal:
 
 Ctrl-C ends the demo and removes its files.
 `, port("submission"), port("submissions"), port("imap"), port("imaps"), port("echo"), d.ca.file, login,
-		demoUser, demoPassword, d.server.admin.addr(), d.config)
+		demoUser, demoPassword, d.server.admin.addr(), d.config, port("pop3"))
 }

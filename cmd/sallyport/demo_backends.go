@@ -34,9 +34,12 @@ type demoBackends struct {
 	mail   net.Listener // SMTP
 	tenant net.Listener // SMTP of another customer, chosen by SNI
 	imap   net.Listener
+	pop3   net.Listener
+	lmtp   net.Listener
 	echo   net.Listener // says each line back
 
 	inbox   *imapmemserver.User
+	drop    maildrop // the same messages, for POP3
 	seen    sightings
 	closers []io.Closer
 }
@@ -49,7 +52,7 @@ func startBackends() (*demoBackends, error) {
 	for _, backend := range []struct {
 		name string
 		ln   *net.Listener
-	}{{"mail", &b.mail}, {"tenant", &b.tenant}, {"mailbox", &b.imap}, {"echo", &b.echo}} {
+	}{{"mail", &b.mail}, {"tenant", &b.tenant}, {"mailbox", &b.imap}, {"maildrop", &b.pop3}, {"delivery", &b.lmtp}, {"echo", &b.echo}} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			b.close()
@@ -62,9 +65,11 @@ func startBackends() (*demoBackends, error) {
 		}
 		b.closers = append(b.closers, ln)
 	}
-	b.serveSMTP(b.mail)
-	b.serveSMTP(b.tenant)
+	b.serveSMTP(b.mail, false)
+	b.serveSMTP(b.tenant, false)
+	b.serveSMTP(b.lmtp, true)
 	b.serveIMAP()
+	go b.servePOP3()
 	go b.serveEcho()
 	return b, nil
 }
@@ -75,10 +80,11 @@ func (b *demoBackends) close() {
 	}
 }
 
-func (b *demoBackends) serveSMTP(ln net.Listener) {
+func (b *demoBackends) serveSMTP(ln net.Listener, lmtp bool) {
 	s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
-		return &demoMail{inbox: b.inbox}, nil
+		return &demoMail{b}, nil
 	}))
+	s.LMTP = lmtp
 	s.Domain = "legacy.example.org"
 	s.AllowInsecureAuth = true // it never sees TLS; the gateway does
 	s.MaxMessageBytes = 1 << 20
@@ -123,8 +129,8 @@ func echoLines(conn net.Conn) {
 	}
 }
 
-// demoMail puts what SMTP delivers where IMAP finds it.
-type demoMail struct{ inbox *imapmemserver.User }
+// demoMail puts what SMTP and LMTP deliver where IMAP and POP3 find it.
+type demoMail struct{ backends *demoBackends }
 
 var _ smtp.AuthSession = (*demoMail)(nil)
 
@@ -147,7 +153,8 @@ func (m *demoMail) Data(r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	_, err = m.inbox.Append("INBOX", bytes.NewReader(msg), &imap.AppendOptions{})
+	m.backends.drop.add(msg)
+	_, err = m.backends.inbox.Append("INBOX", bytes.NewReader(msg), &imap.AppendOptions{})
 	return err
 }
 

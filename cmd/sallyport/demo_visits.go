@@ -52,6 +52,9 @@ func demoVisits() []visit {
 		{"smtp", "mx", "cleartext", "", "mail", visitSMTP("fifth", 0)},
 		{"imap", "imap", "STARTTLS", demoName, "mailbox", visitIMAP},
 		{"imap", "imaps", "implicit", demoName, "mailbox", visitIMAPS},
+		{"lmtp", "lmtp", "STARTTLS", demoName, "delivery", visitLMTP},
+		{"pop3", "pop3", "STLS", demoName, "maildrop", visitPOP3},
+		{"pop3", "pop3s", "implicit", demoName, "maildrop", visitPOP3S},
 		{"tcp", "echo", "implicit", demoName, "echo", visitEcho},
 	}
 }
@@ -202,6 +205,83 @@ func readMail(c *imapclient.Client) error {
 	return c.Logout().Wait()
 }
 
+// visitLMTP delivers a message to two recipients, each of whom has a reply of
+// its own (RFC 2033, 4.2).
+func visitLMTP(conn net.Conn, config *tls.Config) error {
+	c := textproto.NewConn(conn)
+	for _, step := range []struct {
+		say  string // "": nothing, the server speaks
+		code int
+	}{
+		{"", 220}, {"LHLO " + demoClient, 250}, {"STARTTLS", 220},
+		{"LHLO " + demoClient, 250},
+		{"MAIL FROM:<alice@example.org>", 250},
+		{"RCPT TO:<bob@example.org>", 250},
+		{"RCPT TO:<carol@example.org>", 250},
+		{"DATA", 354},
+		{"Subject: the delivered message\r\n\r\nThrough the sally port.\r\n.", 250}, {"", 250},
+		{"QUIT", 221},
+	} {
+		if step.say != "" {
+			c.PrintfLine("%s", step.say)
+		}
+		if _, _, err := c.ReadResponse(step.code); err != nil {
+			return err
+		}
+		if step.say == "STARTTLS" {
+			c = textproto.NewConn(tls.Client(conn, config))
+		}
+	}
+	return nil
+}
+
+// visitPOP3 reads what SMTP and LMTP have delivered, after STLS.
+func visitPOP3(conn net.Conn, config *tls.Config) error {
+	c := textproto.NewConn(conn)
+	if _, err := c.ReadLine(); err != nil {
+		return err
+	}
+	if err := popOK(c, "STLS"); err != nil {
+		return err
+	}
+	return popMail(textproto.NewConn(tls.Client(conn, config)))
+}
+
+// visitPOP3S does the same over implicit TLS.
+func visitPOP3S(conn net.Conn, config *tls.Config) error {
+	c := textproto.NewConn(tls.Client(conn, config))
+	if _, err := c.ReadLine(); err != nil {
+		return err
+	}
+	return popMail(c)
+}
+
+func popOK(c *textproto.Conn, command string) error {
+	c.PrintfLine("%s", command)
+	line, err := c.ReadLine()
+	if err == nil && !strings.HasPrefix(line, "+OK") {
+		verb, _, _ := strings.Cut(command, " ")
+		err = fmt.Errorf("%s: %s", verb, line)
+	}
+	return err
+}
+
+func popMail(c *textproto.Conn) error {
+	for _, command := range []string{"USER " + demoUser, "PASS " + demoPassword, "RETR 1"} {
+		if err := popOK(c, command); err != nil {
+			return err
+		}
+	}
+	msg, err := c.ReadDotBytes()
+	if err != nil {
+		return err
+	}
+	if !bytes.Contains(msg, []byte("Through the sally port.")) {
+		return errors.New("the message that was sent is not the one in the maildrop")
+	}
+	return popOK(c, "QUIT")
+}
+
 func visitEcho(conn net.Conn, config *tls.Config) error {
 	const line = "is anybody there?\r\n"
 	c := tls.Client(conn, config)
@@ -233,10 +313,14 @@ func demoAttacks() []attack {
 			attackLines("EHLO "+demoClient, "STARTTLS\r\nMAIL FROM:<mallory@example.org>")},
 		{"login hidden behind STARTTLS", "imap",
 			attackLines("a1 STARTTLS\r\na2 LOGIN mallory secret")},
+		{"login hidden behind STLS", "pop3",
+			attackLines("STLS\r\nUSER mallory")},
 		{"password before TLS", "submission",
 			attackLines("EHLO "+demoClient, "AUTH PLAIN "+password)},
 		{"password before TLS", "imap",
 			attackLines("a1 LOGIN " + demoUser + " " + demoPassword)},
+		{"password before TLS", "pop3",
+			attackLines("USER " + demoUser)},
 		{"a browser's POST to the mail port (ALPACA)", "mx",
 			attackLines("POST / HTTP/1.1\r\nHost: localhost\r\n\r\nEHLO " + demoClient)},
 		{"TLS of a browser on the mailbox port (ALPACA)", "imaps",
