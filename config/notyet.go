@@ -23,7 +23,6 @@ var notYet = []struct {
 	{"listener", "ftp", ""},
 	{"listener", "http", ""},
 	{"listener", "irc", ""},
-	{"listener", "ldap", ""},
 	{"listener", "mysql", ""},
 	{"listener", "nntp", ""},
 	{"listener", "sieve", ""},

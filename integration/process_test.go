@@ -27,8 +27,12 @@ var debian = map[string]string{
 	"haproxy":        "haproxy",
 	"mbsync":         "isync",
 	"mpop":           "mpop",
+	"ldapsearch":     "ldap-utils",
+	"ldapwhoami":     "ldap-utils",
+	"slapd":          "slapd",
 	"psql":           "postgresql-client",
 	"msmtp":          "msmtp",
+	"nginx":          "nginx-light libnginx-mod-mail libnginx-mod-stream",
 	"openssl":        "openssl",
 	"postfix":        "postfix",
 	"posttls-finger": "postfix",
@@ -36,6 +40,7 @@ var debian = map[string]string{
 	"promtool":       "prometheus",
 	"python3":        "python3",
 	"s-nail":         "s-nail",
+	"stunnel4":       "stunnel4",
 	"swaks":          "swaks libnet-ssleay-perl",
 }
 

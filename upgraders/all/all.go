@@ -4,6 +4,7 @@ package all
 import (
 	"github.com/sallyport/sallyport/upgraders"
 	"github.com/sallyport/sallyport/upgraders/imap"
+	"github.com/sallyport/sallyport/upgraders/ldap"
 	"github.com/sallyport/sallyport/upgraders/lmtp"
 	"github.com/sallyport/sallyport/upgraders/pop3"
 	"github.com/sallyport/sallyport/upgraders/postgres"
@@ -19,6 +20,7 @@ func Protocols() []*upgraders.Protocol {
 		lmtp.Protocol(),
 		imap.Protocol(),
 		pop3.Protocol(),
+		ldap.Protocol(),
 		postgres.Protocol(),
 		tcp.Protocol(),
 	}
