@@ -86,7 +86,25 @@ wrong.`,
 	cmd.Flags().StringVar(&caFile, "cacert", "", "PEM `FILE` of the authorities to trust, instead of the system's")
 	cmd.Flags().StringVar(&opts.serverName, "servername", "", "`NAME` to ask for and to verify, instead of HOST")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON, for scripts")
+	// The only error is an unknown flag.
+	_ = cmd.MarkFlagFilename("cacert", "pem", "crt")
+	cmd.ValidArgsFunction = completeProbe
 	return cmd
+}
+
+// completeProbe completes PROTO://, and no files.
+func completeProbe(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	var schemes []string
+	for _, p := range all.Protocols() {
+		schemes = append(schemes, p.Name+"://")
+		if p.Keyword != "" && len(p.Implicit) > 0 {
+			schemes = append(schemes, p.Name+"s://")
+		}
+	}
+	return schemes, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 
 func readRoots(file string) (*x509.CertPool, error) {
