@@ -105,7 +105,7 @@ func (b *block) writeBody(out *strings.Builder, indent string) {
 func writeComment(out *strings.Builder, text string) {
 	const width = 100
 	line, lead := "#", " "
-	for _, word := range strings.Fields(printable(text)) {
+	for _, word := range strings.Fields(clean(text)) {
 		if len(line) > 1 && len(line)+1+len(word) > width {
 			out.WriteString(line + "\n")
 			line, lead = "#", "   "
@@ -155,10 +155,18 @@ func list(values []string) string {
 	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
-// printable is a text of others for a comment or a terminal: no control
-// characters, no end of line, and not endless.
+// printable is a text of others for a comment or a terminal, and not endless.
 func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
+	const most = 200
+	if s = clean(s); len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}
+
+// clean takes control characters and ends of lines out of a text.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\n' || r == '\t' || r == '\r':
 			return ' '
@@ -169,9 +177,4 @@ func printable(s string) string {
 		}
 		return r
 	}, s)
-	const most = 1000
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
 }

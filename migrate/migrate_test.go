@@ -127,7 +127,7 @@ func checkNotes(t *testing.T, res *Result) {
 		if n.Line < 1 || n.File == "" || n.Why == "" || n.What == "" {
 			t.Errorf("a note without a place or reason: %#v", n)
 		}
-		if !strings.Contains(said, strings.Join(strings.Fields(printable(n.text())), " ")) {
+		if !strings.Contains(said, strings.Join(strings.Fields(clean(n.text())), " ")) {
 			t.Errorf("no comment says: %s", n)
 		}
 	}
