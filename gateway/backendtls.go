@@ -69,6 +69,8 @@ func (b *backend) secure(ctx context.Context, l *leg) error {
 		return fmt.Errorf("TLS handshake with the backend: %w", err)
 	}
 	l.sock.SetDeadline(time.Time{})
+	l.conn.Release()
+	l.sock.RequireCloseNotify()
 	l.conn = wire.NewConn(conn)
 	l.tls = conn
 	if b.cfg.TLS.Mode == StartTLS {

@@ -375,8 +375,11 @@ func (s *session) joinFailed(err error) (outcome, error) {
 // ended closes both sides of a session that ended in its filtered phase.
 func (s *session) ended(backend *leg, err error) (outcome, error) {
 	o, err := outcomeOf(err)
-	if o == outcomeRejected {
+	switch {
+	case o == outcomeRejected:
 		s.rejected(err)
+	case o == outcomeClientGone && backend.conn.Broke() && !s.conn.Broke():
+		o = outcomeBackendGone
 	}
 	switch o {
 	case outcomeOK, outcomeIdle, outcomeShutdown, outcomeRejected:

@@ -690,3 +690,37 @@ func TestTruncation(t *testing.T) {
 	}
 	r.logged("outcome=client_gone")
 }
+
+// Which side broke a filtered session is told right.
+func TestWhoBroke(t *testing.T) {
+	for _, breaks := range []string{"client", "backend"} {
+		r := newRig(t, func(l *Listener) {
+			l.Upgrader = filtering{&toyUpgrader{}}
+			l.Routes[0].Backend.Servers[0].Address = serve(t, func(c net.Conn) {
+				io.WriteString(c, "backend\r\n")
+				in := bufio.NewReader(c)
+				line, _ := in.ReadString('\n')
+				io.WriteString(c, line)
+				if breaks == "backend" {
+					in.ReadString('\n')
+					c.(*net.TCPConn).SetLinger(0)
+					return
+				}
+				io.Copy(io.Discard, c)
+			})
+		})
+		v := r.startTLS(clientTLS())
+		v.say("ping")
+		v.hear("ping")
+		if breaks == "client" {
+			tcp := v.Conn.(*tls.Conn).NetConn().(*net.TCPConn)
+			tcp.SetLinger(0)
+			tcp.Close()
+		} else {
+			v.say("break")
+			io.ReadAll(v.in)
+			v.Close()
+		}
+		r.logged("outcome=" + breaks + "_gone")
+	}
+}

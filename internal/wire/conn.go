@@ -62,6 +62,7 @@ type Conn struct {
 	bytes    int
 	units    int
 	woken    atomic.Bool
+	broke    atomic.Bool
 }
 
 // NewConn returns a Conn that reads from c and has nothing buffered.
@@ -128,6 +129,24 @@ func (c *Conn) Read(p []byte) (int, error) {
 	c.bytes -= n
 	return n, c.interrupted(err)
 }
+
+// Write implements io.Writer.
+func (c *Conn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.broken(err)
+	return n, err
+}
+
+func (c *Conn) broken(err error) {
+	if err != nil && err != io.EOF && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.broke.Store(true)
+	}
+}
+
+// Broke reports whether a read or write has ended with an error that is
+// neither the end of the stream nor a timeout: whether it was this side that
+// broke the session.
+func (c *Conn) Broke() bool { return c.broke.Load() }
 
 // Putback puts bytes that Read gave back to where they came from: before all
 // that is unread. It is for copying in large pieces up to an end that is only
@@ -336,6 +355,7 @@ func (c *Conn) Resume() {
 }
 
 func (c *Conn) interrupted(err error) error {
+	c.broken(err)
 	if err != nil && c.woken.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
 		return errInterrupted
 	}
