@@ -37,7 +37,7 @@ type serverBlock struct {
 // The names are those of upgraders.Forward.
 type forwardBlock struct {
 	block
-	XCLIENT attr[bool]   `hcl:"xclient,optional" default:"false" doc:"smtp, lmtp, pop3: the XCLIENT command"`
+	XCLIENT attr[bool]   `hcl:"xclient,optional" default:"false" doc:"smtp, lmtp, pop3, sieve: the XCLIENT command"`
 	ID      attr[bool]   `hcl:"id,optional" default:"false" doc:"imap: x- fields of the ID command (RFC 2971)"`
 	WEBIRC  attr[string] `hcl:"webirc,optional" doc:"irc: the password of the WEBIRC command; keep it in a file and write file(\"path\")"`
 }

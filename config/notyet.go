@@ -25,7 +25,6 @@ var notYet = []struct {
 	{"listener", "irc", ""},
 	{"listener", "mysql", ""},
 	{"listener", "nntp", ""},
-	{"listener", "sieve", ""},
 	{"listener", "telnet", ""},
 	{"listener", "web", ""},
 	{"listener", "xmpp", ""},

@@ -243,7 +243,7 @@ type Facts struct {
 // Forward is the `forward` block of a backend: client facts in the protocol's
 // own words. Fields a protocol does not list in Forwards are refused by config.
 type Forward struct {
-	XCLIENT bool   `hcl:"xclient,optional"` // SMTP, LMTP, POP3
+	XCLIENT bool   `hcl:"xclient,optional"` // SMTP, LMTP, POP3, ManageSieve
 	ID      bool   `hcl:"id,optional"`      // IMAP
 	WEBIRC  string `hcl:"webirc,optional"`  // IRC: the password
 }

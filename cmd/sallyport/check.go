@@ -32,6 +32,7 @@ keeps from clients what they need:
   smtp   relays outward; offers XCLIENT or XFORWARD; wants TLS; hides AUTH
   imap   forbids plain logins; greets with PREAUTH
   pop3   forbids plain logins; offers XCLIENT
+  sieve  forbids plain logins; offers XCLIENT
   all    cannot be reached; waits for a PROXY header, or takes none; hides
          capabilities from cleartext; offers channel binding, which breaks SCRAM
 

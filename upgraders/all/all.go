@@ -8,6 +8,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/lmtp"
 	"github.com/sallyport/sallyport/upgraders/pop3"
 	"github.com/sallyport/sallyport/upgraders/postgres"
+	"github.com/sallyport/sallyport/upgraders/sieve"
 	"github.com/sallyport/sallyport/upgraders/smtp"
 	"github.com/sallyport/sallyport/upgraders/tcp"
 )
@@ -20,6 +21,7 @@ func Protocols() []*upgraders.Protocol {
 		lmtp.Protocol(),
 		imap.Protocol(),
 		pop3.Protocol(),
+		sieve.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
 		tcp.Protocol(),

@@ -79,6 +79,7 @@ func TestProbe(t *testing.T) {
 		{name: "turned away", greeting: "BYE \"busy\"\n", err: upgraders.ErrTryNext},
 		{name: "referred", greeting: "BYE (REFERRAL \"sieve://a\")\n", err: upgraders.ErrBackend},
 		{name: "not ManageSieve", greeting: "* OK ready\n", err: upgraders.ErrBackend},
+		{name: "ahead of us", greeting: "OK\nOK \"spoken too soon\"\n", err: upgraders.ErrBackend}, // G-07
 		{name: "no end", greeting: strings.Repeat("\"A\"\n", maxList+1), err: upgraders.ErrBackend},
 		{name: "enormous", greeting: "\"SIEVE\" {65537}\n", err: upgraders.ErrBackend},
 	} {

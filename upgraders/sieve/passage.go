@@ -279,15 +279,18 @@ func (p *passage) response() (over bool, err error) {
 		// RFC 5804, 2.1: a challenge is a string.
 		p.toClient = append(p.toClient, r.line...)
 		p.more = true
+	case !asked && status == "BYE":
+		// The backend speaks of itself: it is about to close.
+		p.toClient = append(p.toClient, r.line...)
+		return false, nil
+	case !asked:
+		// It would be taken for the answer to what the client says next.
+		return false, fmt.Errorf("%w: it speaks without being asked", upgraders.ErrBackend)
 	case status == "":
 		if e.own == "" {
 			p.toClient = append(p.toClient, p.offer.correct(r)...)
 		}
 		return false, nil // the status of the list is to come
-	case !asked:
-		// The backend speaks of itself: it is about to close.
-		p.toClient = append(p.toClient, r.line...)
-		return false, nil
 	case e.own != "" && status != "BYE":
 		p.toClient = append(append(p.toClient, e.own...), "\r\n"...)
 	default:

@@ -69,6 +69,10 @@ func readList(backend *wire.Conn) ([]response, error) {
 		}
 		list = append(list, r)
 		switch status := r.status(); {
+		case status == "OK" && backend.Pipelined():
+			// It would be taken for the answer to what the client says next;
+			// and behind a go-ahead, for something said in TLS (CVE-2021-38371).
+			return nil, fmt.Errorf("%w: it speaks without being asked", upgraders.ErrBackend)
 		case status == "OK":
 			return list, nil
 		case status == "BYE" && r.code() == "REFERRAL":
@@ -131,14 +135,8 @@ func request(_ context.Context, backend *wire.Conn) error {
 	if _, err := readList(backend); err != nil {
 		return notOffered(err)
 	}
-	if _, err := ask(backend, "STARTTLS"); err != nil {
-		return notOffered(err)
-	}
-	if backend.Pipelined() {
-		// CVE-2021-38371, in the other direction.
-		return fmt.Errorf("%w: bytes behind the go-ahead for TLS", upgraders.ErrBackend)
-	}
-	return nil
+	_, err := ask(backend, "STARTTLS")
+	return notOffered(err)
 }
 
 // notOffered makes a refusal one of TLS.
