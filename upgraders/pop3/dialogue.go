@@ -86,7 +86,7 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 	case "XCLIENT":
 		return d.wrong(noClientFacts)
 	default:
-		return d.wrong("-ERR Unknown command")
+		return d.wrong(unknown)
 	}
 	if !l.Cleartext {
 		d.told = true
@@ -101,6 +101,7 @@ const (
 	needsTLS      = "-ERR [SYS/PERM] TLS required; use STLS first"
 	noClientFacts = "-ERR [SYS/PERM] Not permitted"
 	noTLS         = "-ERR [SYS/TEMP] TLS not available"
+	unknown       = "-ERR Unknown command"
 	alreadyTLS    = "-ERR Command not permitted when TLS active" // RFC 2595, 4
 )
 
@@ -179,6 +180,17 @@ func unavailable(cause error) string {
 		return "-ERR [SYS/TEMP] Too many connections, try again later"
 	}
 	return "-ERR [SYS/TEMP] Service not available, try again later"
+}
+
+// isVerb reports whether a verb is one to every server: some end it at other
+// control characters.
+func isVerb(verb string) bool {
+	for _, b := range []byte(verb) {
+		if b != '-' && (b < '0' || b > '9') && (b < 'A' || b > 'Z') {
+			return false
+		}
+	}
+	return true
 }
 
 // split takes a command apart: the verb in upper case, and the rest.

@@ -34,11 +34,14 @@ func (p *passage) reply() (over bool, err error) {
 		return false, err
 	}
 	e, asked := p.owed.Next()
-	if !asked {
+	ok := isOK(string(trimEnd(line)))
+	switch {
+	case !asked && ok && !p.asked.Load():
+		return false, errEarly
+	case !asked:
 		// The backend speaks of itself: it is about to close.
 		return false, p.pass(line, err)
 	}
-	ok := isOK(string(trimEnd(line)))
 	switch e.kind {
 	case ofOwnAnswer:
 		err = p.swallow(err)

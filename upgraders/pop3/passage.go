@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"github.com/sallyport/sallyport/internal/wire"
 	"github.com/sallyport/sallyport/upgraders"
@@ -28,8 +29,9 @@ type passage struct {
 	client, backend *wire.Conn
 	offer           offer
 	owed            wire.Owed[expected]
-	toBackend       []byte // written by up before it waits for anything
-	toClient        []byte // written by down before it waits
+	asked           atomic.Bool // the backend has been asked something
+	toBackend       []byte      // written by up before it waits for anything
+	toClient        []byte      // written by down before it waits
 
 	// What the last reply said; up reads it once nothing is owed.
 	authenticated bool
@@ -139,6 +141,9 @@ func clip(words string) string { return words[:min(len(words), 200)] }
 // converse filters until the client has authenticated.
 func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	p.client, p.backend = link.Client, link.Backend
+	if early := p.backend.Unread(); len(early) > 0 && early[0] == '+' {
+		return errEarly
+	}
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF {
 		if words := parting(err); words != "" {
@@ -167,6 +172,10 @@ func (p *passage) up() error {
 	}
 }
 
+// errEarly ends a session whose backend answers what nobody has asked: it would
+// be taken for the answer to the first command.
+var errEarly = fmt.Errorf("%w: an answer before any command", upgraders.ErrBackend)
+
 // errOver ends the direction that finds nothing left to filter.
 var errOver = errors.New("authenticated")
 
@@ -193,10 +202,13 @@ func (p *passage) line() (string, error) {
 		return "", err
 	}
 	line = trimEnd(line)
-	if bytes.IndexByte(line, '\r') >= 0 {
-		// A backend may take it for the end of the line, and what follows
-		// for a command that was not filtered.
+	switch {
+	// A backend may take either for the end of the line, and what follows for
+	// a command that was not filtered.
+	case bytes.IndexByte(line, '\r') >= 0:
 		return "", wire.ErrBareNewline
+	case bytes.IndexByte(line, 0) >= 0:
+		return "", wire.ErrNUL
 	}
 	return string(line), nil
 }
@@ -204,12 +216,12 @@ func (p *passage) line() (string, error) {
 func (p *passage) command(line string) error {
 	// Backends differ in what white space they pass over; a verb that only
 	// the backend sees is not filtered.
-	verb, argument := split(strings.TrimLeft(line, " \t"))
-	if i := strings.IndexByte(verb, '\t'); i >= 0 {
-		verb = verb[:i]
+	verb, argument := strings.Trim(line, " \t"), ""
+	if i := strings.IndexAny(verb, " \t"); i >= 0 {
+		verb, argument = verb[:i], verb[i+1:]
 	}
 	e := expected{}
-	switch verb {
+	switch verb = strings.ToUpper(verb); verb {
 	case "STLS":
 		e = expected{ofOwnAnswer, alreadyTLS}
 		if p.clear {
@@ -229,11 +241,15 @@ func (p *passage) command(line string) error {
 		}
 	case "PASS", "APOP", "AUTH":
 		e.kind = ofAuth
-		if verb == "AUTH" && strings.TrimSpace(argument) == "" {
+		if verb == "AUTH" && argument == "" {
 			e.kind = ofMechanisms
 		}
 		if p.refuseAuth {
 			e = expected{ofOwnAnswer, needsTLS}
+		}
+	default:
+		if !isVerb(verb) {
+			e = expected{ofOwnAnswer, unknown}
 		}
 	}
 	if e.kind == ofOwnAnswer {
@@ -276,6 +292,7 @@ func (p *passage) authenticate() error {
 
 // send adds a line to what goes to the backend.
 func (p *passage) send(line string, e expected) error {
+	p.asked.Store(true)
 	if err := p.owed.Add(e, p.flush); err != nil {
 		return err
 	}
