@@ -34,6 +34,7 @@ type filter struct {
 	mu      sync.Mutex
 	changed sync.Cond
 	queue   []expected // replies the backend owes
+	asked   bool       // the backend has been asked something
 	code    int        // of the last reply
 	over    bool       // nothing is left to filter
 	closed  bool       // one direction has ended
@@ -64,6 +65,7 @@ const (
 
 var (
 	errOver  = errors.New("nothing is left to filter")
+	errEarly = fmt.Errorf("%w: a reply before any command", upgraders.ErrBackend)
 	errChunk = fmt.Errorf("%w: more than a chunk may hold", wire.ErrTooLong)
 )
 
@@ -71,6 +73,9 @@ var (
 func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	if p.refusal != nil {
 		return p.refuse(link.Client)
+	}
+	if code, _, ok := parseReply(link.Backend.Unread()); ok && code != 421 {
+		return errEarly
 	}
 	f := &filter{passage: p, client: link.Client, backend: link.Backend}
 	f.changed.L = &f.mu
@@ -280,7 +285,7 @@ func (f *filter) expect(e expected) error {
 			f.changed.Wait()
 		}
 	}
-	f.queue = append(f.queue, e)
+	f.queue, f.asked = append(f.queue, e), true
 	return nil
 }
 
@@ -337,6 +342,8 @@ func (f *filter) reply() (over bool, err error) {
 	}
 	e, asked := f.next()
 	switch {
+	case !asked && code != 421 && f.unasked():
+		return false, errEarly
 	case e.kind == ofOwnAnswer && code != 421:
 		if err = f.swallow(more, err); err == nil {
 			f.toClient = append(append(f.toClient, e.own...), "\r\n"...)
@@ -472,6 +479,15 @@ func (f *filter) next() (expected, bool) {
 		return expected{}, false
 	}
 	return f.queue[0], true
+}
+
+// unasked reports whether nothing was ever asked of the backend. What it says
+// then would be taken for the reply to the first command; but for 421, which
+// may come at any time (RFC 5321, 3.8).
+func (f *filter) unasked() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.asked
 }
 
 // answered draws what follows from a reply, and reports whether there is

@@ -192,9 +192,11 @@ func TestJoinAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	good := newMemory(2)
-	good.in = []byte("220 hi\r\n250 Ok\r\n")
-	good.ended = true
-	good.written = func([]byte) {}
+	good.in = []byte("220 hi\r\n")
+	good.written = func([]byte) {
+		good.push([]byte("250 Ok\r\n"))
+		good.ended = true
+	}
 	client.in, client.ended = []byte("NOOP\r\n"), true
 	var got []byte
 	client.written = func(p []byte) { got = append(got, p...) }
