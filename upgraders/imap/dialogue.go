@@ -210,6 +210,7 @@ var partings = []struct {
 	{wire.ErrNUL, "* BAD NUL in a command\r\n* BYE Closing\r\n"},
 	{wire.ErrClientHello, "* BYE TLS begins with STARTTLS here\r\n"},
 	{wire.ErrBudget, "* BYE Too much talk before TLS\r\n"},
+	{wire.ErrStalled, ""},
 	{wire.ErrShutdown, "* BYE Server shutting down\r\n"},
 	{os.ErrDeadlineExceeded, "* BYE Autologout; idle for too long\r\n"},
 }
