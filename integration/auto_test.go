@@ -46,7 +46,8 @@ listener %[1]q %[1]q {
 func TestAuto(t *testing.T) {
 	t.Parallel()
 	d := theDovecot(t)
-	d.deliver(t, "auto", "on one port")
+	user := fresh("auto")
+	d.deliver(t, user, "on one port")
 	goodbye := map[string]string{"smtp": "221 2.0.0", "imap": "a OK", "pop3": "+OK"}
 	for _, mode := range []string{"auto", "starttls", "implicit"} {
 		gw := oneForBoth(t, mode)
@@ -81,7 +82,7 @@ func TestAuto(t *testing.T) {
 			continue
 		}
 		for _, argv := range [][]string{{"imap", "--ssl-reqd"}, {"imaps"}} {
-			client(t, "", append([]string{"curl", "-sS", "--cacert", lab.pki.ca, "--user", "auto:" + password,
+			client(t, "", append([]string{"curl", "-sS", "--cacert", lab.pki.ca, "--user", user + ":" + password,
 				"--url", argv[0] + "://localhost:" + gw.port("imap") + "/INBOX;MAILINDEX=1"}, argv[1:]...)...).ok(t).says(t, "on one port")
 		}
 	}

@@ -109,7 +109,7 @@ func TestBalancer(t *testing.T) {
 				addr := haproxy(t, gw.addr(listener), send)
 				from := loopback()
 				c := enter(addr, from, listener)
-				to := "balanced-" + send + "-" + listener
+				to := fresh("balanced")
 				c.mail(to+"@raw.example.org", "hello")
 				c.cmd(221, "QUIT")
 				c.clean()

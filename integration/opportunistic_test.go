@@ -35,11 +35,12 @@ func TestEarlyTalk(t *testing.T) {
 
 	from = loopback()
 	began := time.Now()
-	client(t, "", swaks(gw.port("mx"), "patient@raw.example.org", from, "-tls")...).ok(t).says(t, "TLS started")
+	to := fresh("patient")
+	client(t, "", swaks(gw.port("mx"), to+"@raw.example.org", from, "-tls")...).ok(t).says(t, "TLS started")
 	if waited := time.Since(began); waited < time.Second {
 		t.Errorf("swaks was greeted after %s", waited)
 	}
-	p.delivered(t, "patient")
+	p.delivered(t, to)
 	gw.session(from).is(t, "outcome", "ok", "security", "encrypted")
 
 	gw = serve(t, mx)

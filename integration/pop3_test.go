@@ -173,7 +173,7 @@ func TestMaildropNeedsTLS(t *testing.T) {
 	t.Parallel()
 	s := theStore(t)
 	gw := serve(t, maildrops(s))
-	user := s.user()
+	user, sneak := s.user(), fresh("sneak")
 	c := dial(t, loopback(), gw.addr("pop3"))
 	if line := c.want(`^\+OK `); strings.Contains(line, "<") || strings.Contains(line, "XCLIENT") {
 		t.Errorf("greeting %q", line)
@@ -189,7 +189,7 @@ func TestMaildropNeedsTLS(t *testing.T) {
 			t.Errorf("%s is offered in cleartext", line)
 		}
 	}
-	for _, command := range []string{"USER sneak", "PASS " + password, "APOP sneak 0123456789abcdef0123456789abcdef", "AUTH PLAIN AHNuZWFrAHg=", "AUTH"} {
+	for _, command := range []string{"USER " + sneak, "PASS " + password, "APOP " + sneak + " 0123456789abcdef0123456789abcdef", "AUTH PLAIN AHNuZWFrAHg=", "AUTH"} {
 		if line := c.pop(false, "%s", command); !strings.HasPrefix(line, "-ERR [SYS/PERM]") {
 			t.Errorf("%s: %q", command, line)
 		}
@@ -208,7 +208,7 @@ func TestMaildropNeedsTLS(t *testing.T) {
 	c.pop(false, "STLS")
 	c.pop(true, "QUIT")
 	c.clean()
-	if lines := s.log.lines("sneak"); lines != nil {
+	if lines := s.log.lines(sneak); lines != nil {
 		t.Errorf("Dovecot saw %q", lines)
 	}
 
