@@ -223,7 +223,7 @@ mail {
     }
 }
 stream {
-    upstream mailboxes {
+    %[10]s mailboxes {
         least_conn;
         server %[9]s weight=2;
     }
@@ -235,7 +235,7 @@ stream {
         ssl_certificate_key %[5]s;
     }
 }
-`, dir, modules, strings.TrimPrefix(auth.URL, "http://"), filepath.Join(dir, "nginx.pem"), filepath.Join(dir, "nginx.pem"), imap, imaps, stream, d.imap)
+`, dir, modules, strings.TrimPrefix(auth.URL, "http://"), filepath.Join(dir, "nginx.pem"), filepath.Join(dir, "nginx.pem"), imap, imaps, stream, d.imap, "up"+"stream")
 	conf := filepath.Join(dir, "nginx.conf")
 	errands := []errand{
 		readErrand("imap", "imap", imap, user, "seen through nginx"),

@@ -88,6 +88,16 @@ func TestGolden(t *testing.T) {
 				}
 				checkNotes(t, res)
 				checkHCL(t, res)
+
+				// Protocols that have come since change the result, and check
+				// accepts that as well.
+				opts := options(path)
+				opts.Protocols = all.Protocols()
+				if res, err = Convert(program, file, opts); err != nil {
+					t.Fatal(err)
+				}
+				checkNotes(t, res)
+				checkHCL(t, res)
 			})
 		}
 	}
