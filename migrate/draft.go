@@ -198,14 +198,14 @@ func wellKnown(p uint16) bool {
 }
 
 // addRoute adds a route for some names, less those that an earlier route has.
-func (l *listener) addRoute(at place, what string, r *route) {
+func (l *listener) addRoute(n *notes, at place, what string, r *route) {
 	var names []string
 	for _, name := range r.sni {
 		taken := slices.ContainsFunc(l.routes, func(before *route) bool {
 			return slices.ContainsFunc(before.sni, func(p string) bool { return covers(p, name) })
 		})
 		if taken {
-			l.lost(at, what, "an earlier route has %s already", name)
+			n.lost(at, what, "an earlier route has %s already", name)
 		} else if !slices.Contains(names, name) {
 			names = append(names, name)
 		}

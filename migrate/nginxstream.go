@@ -121,7 +121,7 @@ func (s *serverBlock) streamListeners(listens []listen) {
 		for _, r := range routes {
 			servers = append(servers, r.backend.servers...)
 			if len(r.sni) > 0 {
-				l.addRoute(s.at, "map", &route{sni: r.sni, backend: r.backend})
+				l.addRoute(&l.notes, s.at, "map", &route{sni: r.sni, backend: r.backend})
 			} else {
 				l.routes = append(l.routes, &route{backend: r.backend})
 			}

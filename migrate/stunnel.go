@@ -597,7 +597,7 @@ func (s *stunnelDraft) secondary(v *stunnelService) {
 		if ok && !slices.Contains(primary.certificates, cert) {
 			primary.certificates = append(primary.certificates, cert)
 		}
-		primary.addRoute(v.place, "sni", &route{sni: patterns, tls: settings, backend: be})
+		primary.addRoute(&n.notes, v.at("sni"), "sni", &route{sni: patterns, tls: settings, backend: be})
 	}
 	primary.list = append(primary.list, n.list...)
 }

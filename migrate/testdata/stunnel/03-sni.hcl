@@ -48,7 +48,8 @@ backend "virtual" {
 #   told from good ones
 # 03-sni.conf:26: [revoked]: this service is not carried over: its sessions are not told apart,
 #   because CRLfile would no longer guard it
-# 03-sni.conf:47: sni is not carried over: an earlier route has late.partners.example.org already
+# 03-sni.conf:48: [late]: sni is not carried over: an earlier route has late.partners.example.org
+#   already
 listener "imap" "virtual" {
   address = ["0.0.0.0:993"]
   certs   = [certificate.default, certificate.one, certificate.partners]
