@@ -21,7 +21,7 @@ import (
 // debian names the package of each tool the tests start.
 var debian = map[string]string{
 	"curl":           "curl",
-	"dovecot":        "dovecot-imapd dovecot-lmtpd dovecot-pop3d",
+	"dovecot":        "dovecot-imapd dovecot-lmtpd dovecot-pop3d dovecot-managesieved",
 	"fetchmail":      "fetchmail",
 	"gnutls-cli":     "gnutls-bin",
 	"haproxy":        "haproxy",
@@ -40,6 +40,7 @@ var debian = map[string]string{
 	"promtool":       "prometheus",
 	"python3":        "python3",
 	"s-nail":         "s-nail",
+	"sieve-connect":  "sieve-connect",
 	"stunnel4":       "stunnel4",
 	"swaks":          "swaks libnet-ssleay-perl",
 }
