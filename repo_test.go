@@ -39,6 +39,7 @@ var rules = []rule{
 	{"one package comment a package", packageComments},
 	{"no init, no package-level state by init", noInit},
 	{"gofmt", formatted},
+	{"nothing is skipped in CI", noSkips},
 	{"nothing unfinished", noLeftovers},
 	{"RFC citations", citations},
 	{"metric names", metricNames},
@@ -276,6 +277,42 @@ func noInit(h *tree) (complaints []string) {
 		for _, decl := range h.code[name].Decls {
 			if f, ok := decl.(*ast.FuncDecl); ok && f.Recv == nil && f.Name.Name == "init" {
 				complaints = append(complaints, fmt.Sprintf("%s: func init runs behind everybody's back: call it from where it is needed; protocols are listed in upgraders/all", h.at(f)))
+			}
+		}
+	}
+	return complaints
+}
+
+// noSkips wants tests that cannot run to fail in CI: a test that is never run
+// there holds nothing.
+func noSkips(h *tree) (complaints []string) {
+	for _, name := range h.names(isGo) {
+		for _, decl := range h.code[name].Decls {
+			var skips []ast.Node
+			asksForCI := false
+			ast.Inspect(decl, func(n ast.Node) bool {
+				call, ok := n.(*ast.CallExpr)
+				if !ok {
+					return true
+				}
+				f, ok := call.Fun.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				switch f.Sel.Name {
+				case "Skip", "Skipf", "SkipNow":
+					skips = append(skips, call)
+				case "Getenv":
+					arg, ok := call.Args[0].(*ast.BasicLit)
+					asksForCI = asksForCI || ok && arg.Value == `"CI"`
+				}
+				return true
+			})
+			if asksForCI {
+				continue
+			}
+			for _, skip := range skips {
+				complaints = append(complaints, fmt.Sprintf("%s: a test is skipped: fail it where os.Getenv(\"CI\") is \"true\", since nothing may be skipped there", h.at(skip)))
 			}
 		}
 	}

@@ -51,7 +51,7 @@ func asNobody(path string) (answer string, err error) {
 // the mode would let him. Control: the gateway's own user gets one.
 func TestControlIsPrivate(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can be somebody else")
+		lacking(t, "only root can be somebody else")
 	}
 	dir, err := os.MkdirTemp("", "sallyport-control-") // t.TempDir lies below what others may not enter
 	if err != nil {

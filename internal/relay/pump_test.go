@@ -323,7 +323,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 func TestKeyUpdate(t *testing.T) {
 	openssl, err := exec.LookPath("openssl")
 	if err != nil {
-		t.Skip("no openssl to be the client: ", err)
+		lacking(t, "no openssl to be the client: %v", err)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
