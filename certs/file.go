@@ -119,7 +119,7 @@ func (s *FileSource) stat() (infos [2]os.FileInfo, err error) {
 			return infos, explain(err)
 		}
 		if !infos[i].Mode().IsRegular() {
-			return infos, fmt.Errorf("%s is not a regular file", file)
+			return infos, fmt.Errorf("%s is not a regular file: name the file itself", file)
 		}
 	}
 	return infos, nil
