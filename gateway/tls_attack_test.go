@@ -360,7 +360,7 @@ func (r *rig) forge(version uint16) *forger {
 			f.secret = secret
 			f.rekey()
 		case "CLIENT_RANDOM":
-			// RFC 5246, 6.3; RFC 5288, 3. Finished was the first record.
+			// RFC 5246, 6.3. Finished was the first record.
 			block := prf(secret, "key expansion", append(bytes.Clone(below.first[11:43]), random...), 16+16+4+4)
 			f.aead, f.iv, f.seq = gcm(block[:16]), block[32:36], 1
 		}
