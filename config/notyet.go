@@ -32,7 +32,7 @@ var notYet = []struct {
 
 	{"listener.route.host", "", "It is about xmpp: write sni."},
 
-	{"policy.downgrade", "refuse", "Leave it out: downgrades are reported."},
+	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},
 
 	{"tls.tickets", "shared", "Leave it out: tickets are good on the gateway that issued them."},
 	{"tls.records", "", "Leave it out."},

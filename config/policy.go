@@ -93,7 +93,6 @@ func (l *loader) policy(b *policyBlock) *gateway.Policy {
 			PendingPerIP: int(b.Limits.PendingPerIP.Value),
 			RatePerIP:    float64(b.Limits.RatePerIP.Value),
 		},
-		Downgrade: b.Downgrade.Value,
 	}
 	if b.ProxyProtocol != nil {
 		p.ProxyFrom = b.ProxyProtocol.From.Value

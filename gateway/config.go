@@ -93,7 +93,6 @@ type Policy struct {
 	DrainTimeout     time.Duration
 	Dialogue         Dialogue
 	Limits           Limits
-	Downgrade        string         // "report"
 	ProxyFrom        []netip.Prefix // PROXY header required from these, refused from others
 }
 
@@ -123,7 +122,6 @@ func NewPolicy() *Policy {
 		DrainTimeout:     time.Hour,
 		Dialogue:         Dialogue{Timeout: 30 * time.Second, Bytes: 16 << 10, Commands: 50},
 		Limits:           Limits{Connections: 20000, Pending: 2000, PerIP: 1000, PendingPerIP: 50, RatePerIP: 20},
-		Downgrade:        "report",
 	}
 }
 
