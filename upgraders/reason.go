@@ -8,12 +8,25 @@ import (
 	"github.com/sallyport/sallyport/internal/wire"
 )
 
-// reasons maps errors to the closed set of values of the label `reason`. The
-// first match wins, so what is more exact stands first.
-var reasons = []struct {
-	err    error
-	reason string
-}{
+// Answers says what is told of which error. The first match wins, so what is
+// more exact stands first.
+type Answers[T any] []struct {
+	Err    error
+	Answer T
+}
+
+// To returns what is told of an error: the zero value when nothing is.
+func (answers Answers[T]) To(err error) (answer T) {
+	for _, a := range answers {
+		if errors.Is(err, a.Err) {
+			return a.Answer
+		}
+	}
+	return answer
+}
+
+// reasons has the closed set of values of the label `reason`.
+var reasons = Answers[string]{
 	{ErrInjection, "injection"},
 	{ErrProxy, "proxy"},
 	{ErrHTTP, "http"},
@@ -34,20 +47,13 @@ var reasons = []struct {
 
 // Reason names why a dialogue was rejected, or returns "" for an error that is
 // no rejection: the client left.
-func Reason(err error) string {
-	for _, r := range reasons {
-		if errors.Is(err, r.err) {
-			return r.reason
-		}
-	}
-	return ""
-}
+func Reason(err error) string { return reasons.To(err) }
 
 // Reasons lists every value Reason can return, for metrics that start at zero.
 func Reasons() []string {
 	names := make([]string, len(reasons))
 	for i, r := range reasons {
-		names[i] = r.reason
+		names[i] = r.Answer
 	}
 	return names
 }

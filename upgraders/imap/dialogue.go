@@ -2,7 +2,6 @@ package imap
 
 import (
 	"context"
-	"errors"
 	"io"
 	"os"
 	"strings"
@@ -33,7 +32,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 	for {
 		line, err := upgraders.ReadCommand(d.session.Conn, maxClearLine)
 		if err != nil {
-			return hangUp(parting(err), upgraders.LeftWithoutTLS(d.told, err))
+			return hangUp(partings.To(err), upgraders.LeftWithoutTLS(d.told, err))
 		}
 		h, err := d.command(ctx, line)
 		if err != nil || h.Verdict != upgraders.HangUp {
@@ -188,22 +187,9 @@ func write(w io.Writer, answer string) error {
 	return err
 }
 
-// parting returns the last words for an error of reading, or "" for one that
+// partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to.
-func parting(err error) string {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			return p.words
-		}
-	}
-	return ""
-}
-
-// The more exact error stands first.
-var partings = []struct {
-	err   error
-	words string
-}{
+var partings = upgraders.Answers[string]{
 	{upgraders.ErrBackend, "* BYE [UNAVAILABLE] The mail server broke off\r\n"},
 	{wire.ErrTooLong, "* BAD Line is too long\r\n* BYE Closing\r\n"},
 	{wire.ErrBareNewline, "* BAD Lines end in CRLF\r\n* BYE Closing\r\n"},

@@ -62,7 +62,7 @@ func (f *filter) converse(_ context.Context, link *upgraders.Link) error {
 		}
 		return err
 	}
-	words := parting(err)
+	words := partings.To(err)
 	if c := new(cutOff); errors.As(err, &c) {
 		words = c.words
 	}

@@ -360,7 +360,7 @@ func TestLastWords(t *testing.T) {
 		io.ErrUnexpectedEOF: "",
 		fmt.Errorf("%w: %w", upgraders.ErrBackend, wire.ErrTooLong): "* BYE [UNAVAILABLE] The mail server broke off\r\n",
 	} {
-		if got := parting(err); got != words {
+		if got := partings.To(err); got != words {
 			t.Errorf("%v: got %q", err, got)
 		}
 	}

@@ -40,7 +40,7 @@ func (f *filter) join(_ context.Context, link *upgraders.Link) error {
 		write(link.Client, string(bye)+"\r\n")
 		return err
 	case errors.Is(err, wire.ErrShutdown):
-		write(link.Client, parting(err))
+		write(link.Client, partings.To(err))
 		return err
 	default:
 		return tryNext(err)

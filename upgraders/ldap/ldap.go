@@ -41,7 +41,7 @@ func (u upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.
 	for {
 		m, err := next(s.Conn)
 		if err != nil {
-			return upgraders.Handover{Reply: parting(err)}, upgraders.LeftWithoutTLS(told, err)
+			return upgraders.Handover{Reply: partings.To(err)}, upgraders.LeftWithoutTLS(told, err)
 		}
 		reply, h, err := u.answer(ctx, s, m)
 		if errors.Is(err, upgraders.ErrNeedsTLS) {
@@ -62,7 +62,7 @@ func (u upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.
 // answer answers one message, or hands over.
 func (u upgrader) answer(ctx context.Context, s *upgraders.Session, m message) ([]byte, upgraders.Handover, error) {
 	malformed := func(err error) ([]byte, upgraders.Handover, error) {
-		return nil, upgraders.Handover{Reply: parting(err)}, err
+		return nil, upgraders.Handover{Reply: partings.To(err)}, err
 	}
 	switch m.op {
 	case opUnbind:

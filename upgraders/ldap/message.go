@@ -221,39 +221,23 @@ func disconnection(code int, words string) []byte {
 		tlv(opExtendedResp, enumerated(code), octets(""), octets(words), tlv(0x8a, []byte(oidDisconnection))))
 }
 
-// parting is the notice for an error of reading, or nothing for one that
+// partings has the notice for an error of reading, or nothing for one that
 // leaves nobody to speak to.
-func parting(err error) []byte {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			if p.words == "" {
-				return nil
-			}
-			return disconnection(p.code, p.words)
-		}
-	}
-	return nil
-}
-
-var partings = []struct {
-	err   error
-	code  int
-	words string
-}{
-	{upgraders.ErrHTTP, 0, ""},
-	{wire.ErrClientHello, 0, ""},
-	{upgraders.ErrBackend, unavailable, "the directory broke off"},
-	{wire.ErrTooLong, protocolError, "message too long"},
-	{upgraders.ErrSyntax, protocolError, "not an LDAP message"},
-	{wire.ErrBudget, confidentialityRequired, "too much talk before TLS"},
-	{wire.ErrShutdown, unavailable, "shutting down"},
-	{wire.ErrStalled, 0, ""},
-	{os.ErrDeadlineExceeded, unavailable, "idle for too long"},
+var partings = upgraders.Answers[[]byte]{
+	{upgraders.ErrHTTP, nil},
+	{wire.ErrClientHello, nil},
+	{upgraders.ErrBackend, disconnection(unavailable, "the directory broke off")},
+	{wire.ErrTooLong, disconnection(protocolError, "message too long")},
+	{upgraders.ErrSyntax, disconnection(protocolError, "not an LDAP message")},
+	{wire.ErrBudget, disconnection(confidentialityRequired, "too much talk before TLS")},
+	{wire.ErrShutdown, disconnection(unavailable, "shutting down")},
+	{wire.ErrStalled, nil},
+	{os.ErrDeadlineExceeded, disconnection(unavailable, "idle for too long")},
 }
 
 // ended says so to the client, and returns the error.
 func ended(c *wire.Conn, err error) error {
-	if words := parting(err); words != nil {
+	if words := partings.To(err); words != nil {
 		c.Write(words)
 	}
 	return err

@@ -41,7 +41,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 		line, err := upgraders.ReadCommand(d.session.Conn, limit)
 		switch {
 		case err != nil:
-			return turnedAway(parting(err), upgraders.LeftWithoutTLS(d.told, err))
+			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told, err))
 		case !printable(line):
 			return turnedAway("-ERR [SYS/PERM] Commands are made of printable characters", upgraders.ErrSyntax)
 		}
@@ -149,22 +149,9 @@ func say(w io.Writer, answer string) error {
 	return err
 }
 
-// parting returns the last words for an error of reading, or "" for one that
+// partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to.
-func parting(err error) string {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			return p.words
-		}
-	}
-	return ""
-}
-
-// The more exact error stands first.
-var partings = []struct {
-	err   error
-	words string
-}{
+var partings = upgraders.Answers[string]{
 	{wire.ErrTooLong, "-ERR Line too long"},
 	{wire.ErrBareNewline, "-ERR Lines end in CRLF"},
 	{wire.ErrNUL, "-ERR NUL in a command"},

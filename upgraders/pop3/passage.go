@@ -146,7 +146,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	}
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF {
-		if words := parting(err); words != "" {
+		if words := partings.To(err); words != "" {
 			say(link.Client, words)
 		}
 	}

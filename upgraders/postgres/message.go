@@ -95,16 +95,14 @@ func fatal(code, words string) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{'E'}, uint32(4+len(body))), body...)
 }
 
-// The SQLSTATEs are those the server itself uses in these cases.
-var refusals = []struct {
-	err         error
-	code, words string
-}{
-	{upgraders.ErrHTTP, "", ""},
-	{wire.ErrTooLong, "08P01", "invalid length of startup packet"},
-	{upgraders.ErrSyntax, "08P01", "invalid startup packet"},
-	{wire.ErrBudget, "08P01", "too much talk before TLS"},
-	{wire.ErrShutdown, "57P01", "the server is shutting down"},
-	{wire.ErrStalled, "", ""},
-	{os.ErrDeadlineExceeded, "08006", "timeout before the startup packet was complete"},
+// refusals says why a session cannot begin, where that has words. The SQLSTATEs
+// are those the server itself uses in these cases.
+var refusals = upgraders.Answers[[]byte]{
+	{upgraders.ErrHTTP, nil},
+	{wire.ErrTooLong, fatal("08P01", "invalid length of startup packet")},
+	{upgraders.ErrSyntax, fatal("08P01", "invalid startup packet")},
+	{wire.ErrBudget, fatal("08P01", "too much talk before TLS")},
+	{wire.ErrShutdown, fatal("57P01", "the server is shutting down")},
+	{wire.ErrStalled, nil},
+	{os.ErrDeadlineExceeded, fatal("08006", "timeout before the startup packet was complete")},
 }

@@ -10,7 +10,6 @@ package postgres
 
 import (
 	"context"
-	"errors"
 
 	"github.com/sallyport/sallyport/internal/wire"
 	"github.com/sallyport/sallyport/upgraders"
@@ -122,14 +121,5 @@ func (u *upgrader) inTLS() upgraders.Handover {
 
 // turnedAway says why a session cannot begin, where that has words.
 func turnedAway(err error) (upgraders.Handover, error) {
-	var h upgraders.Handover
-	for _, r := range refusals {
-		if errors.Is(err, r.err) {
-			if r.code != "" {
-				h.Reply = fatal(r.code, r.words)
-			}
-			break
-		}
-	}
-	return h, err
+	return upgraders.Handover{Reply: refusals.To(err)}, err
 }

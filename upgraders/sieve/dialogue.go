@@ -31,7 +31,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 	for {
 		line, err := upgraders.ReadCommand(d.session.Conn, maxClearLine)
 		if err != nil {
-			return turnedAway(parting(err), upgraders.LeftWithoutTLS(d.told, err))
+			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told, err))
 		}
 		h, err := d.command(ctx, line)
 		if err != nil || h.Verdict != upgraders.HangUp {
@@ -176,22 +176,9 @@ func say(w io.Writer, answer string) error {
 	return err
 }
 
-// parting returns the last words for an error of reading, or "" for one that
+// partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to.
-func parting(err error) string {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			return p.words
-		}
-	}
-	return ""
-}
-
-// The more exact error stands first.
-var partings = []struct {
-	err   error
-	words string
-}{
+var partings = upgraders.Answers[string]{
 	{upgraders.ErrBackend, `BYE (TRYLATER) "The server broke off"`},
 	{upgraders.ErrSyntax, `BYE "Not a command of ManageSieve"`},
 	{upgraders.ErrLiteral, `BYE "Invalid literal"`},
