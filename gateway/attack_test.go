@@ -145,6 +145,18 @@ func TestCleartextAndClientAuth(t *testing.T) {
 	}
 }
 
+// A protocol that goes on without TLS where the listener requires it reaches no
+// backend: the policy is the gateway's to keep.
+func TestCleartextIsTheListenersToAllow(t *testing.T) {
+	r := newRig(t, func(l *Listener) { l.Cleartext = false })
+	v := r.dial()
+	v.hear("hello")
+	v.say("PLAIN")
+	v.hear("unavailable")
+	v.end()
+	r.logged("outcome=no_route", "requires TLS")
+}
+
 // T-06: a name that is only said inside TLS leads to no route whose TLS is
 // another than the one that was agreed on: SNI of the one, Host of the other.
 func TestHostAndClientAuth(t *testing.T) {

@@ -199,7 +199,7 @@ func newRig(t *testing.T, change func(l *Listener)) *rig {
 	policy.Limits.RatePerIP = 0
 	policy.Limits.PendingPerIP = 0
 	l := &Listener{
-		Name: "front", Protocol: toy(), Upgrader: &toyUpgrader{}, Addresses: []string{"127.0.0.1:0"}, Mode: StartTLS, Hostname: "gw.example.org",
+		Name: "front", Protocol: toy(), Upgrader: &toyUpgrader{}, Addresses: []string{"127.0.0.1:0"}, Mode: StartTLS, Cleartext: true, Hostname: "gw.example.org",
 		Certificates: oneCert{cert: pki().issue("gw.example.org", "other.example.org", "*.wild.example.org")}, Policy: policy, TLS: &TLS{},
 		Routes: []*Route{{Backend: &Backend{Name: "back", Servers: []Server{{Address: r.backend("backend")}}}}},
 	}

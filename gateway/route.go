@@ -14,6 +14,7 @@ import (
 
 var (
 	errNoRoute = errors.New("no route takes this name")
+	errClear   = fmt.Errorf("%w: the listener requires TLS", errNoRoute)
 	errBare    = fmt.Errorf("%w: it requires a client certificate, and the session is in cleartext", errNoRoute)
 	errOther   = fmt.Errorf("%w: its tls is not that of the SNI's route", errNoRoute)
 	errAccept  = errors.New("first words inside TLS")
@@ -66,6 +67,8 @@ func (s *session) suits(r *route, sni string) (*route, error) {
 	}
 	want := s.l.tlsOf(r)
 	switch {
+	case s.tls == nil && !s.l.cfg.Cleartext:
+		return nil, errClear // the protocol has told the client so, or should have
 	case s.tls == nil && want != nil && want.ClientAuth != nil && want.ClientAuth.Require:
 		return nil, errBare
 	case s.tls != nil && want != s.l.tlsOf(s.l.routeFor(sni)):
