@@ -580,7 +580,7 @@ func scripts(h *tree) (complaints []string) {
 const securityDoc = "docs/security.md"
 
 var (
-	caseID  = regexp.MustCompile(`\b[BFGHILMNOPQSTVX]-\d\d\b`)
+	caseID  = regexp.MustCompile(`\b[BDFGHILMNOPQSTVX]-\d\d\b`)
 	caseRow = regexp.MustCompile(`(?m)^\| ([A-Z]-\d\d) \| (.*) \| (.*) \|$`)
 )
 

@@ -25,7 +25,6 @@ var notYet = []struct {
 	{"listener", "irc", ""},
 	{"listener", "mysql", ""},
 	{"listener", "nntp", ""},
-	{"listener", "telnet", ""},
 	{"listener", "web", ""},
 	{"listener", "xmpp", ""},
 	{"listener", "xmpp-server", ""},

@@ -11,6 +11,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/sieve"
 	"github.com/sallyport/sallyport/upgraders/smtp"
 	"github.com/sallyport/sallyport/upgraders/tcp"
+	"github.com/sallyport/sallyport/upgraders/telnet"
 )
 
 // Protocols returns every protocol, in the order in which people are shown
@@ -24,6 +25,7 @@ func Protocols() []*upgraders.Protocol {
 		sieve.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
+		telnet.Protocol(),
 		tcp.Protocol(),
 	}
 }
