@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -388,5 +389,97 @@ func TestAddressOfTwo(t *testing.T) {
 	two.Name = "two"
 	if err := g.Apply(&Config{Listeners: []*Listener{&one, &two}}); err == nil || !strings.Contains(err.Error(), `"two"`) {
 		t.Errorf("Apply: %v", err)
+	}
+}
+
+// Reloads that swap backends, addresses and limits under clients who come and
+// go at every step leave nobody unserved, nothing counted and nothing behind.
+func TestReloadStorm(t *testing.T) {
+	r := newRig(t, func(l *Listener) {
+		l.Policy.Limits = Limits{Connections: 1000, Pending: 1000, PerIP: 1000, PendingPerIP: 1000, RatePerIP: 1e6}
+		l.Routes[0].Backend.Probe = &Probe{Interval: time.Millisecond}
+	})
+	var configs []*Config
+	for i := range 4 {
+		l := *r.cfg.Listeners[0]
+		b := *l.Routes[0].Backend
+		b.MaxConnections = 500 + i%2
+		l.Routes = []*Route{{Backend: &b}}
+		p := *l.Policy
+		p.Limits.RatePerIP += float64(i)
+		l.Policy = &p
+		cfg := &Config{Listeners: []*Listener{&l}}
+		if i%2 == 0 {
+			more := l
+			more.Name = fmt.Sprintf("more%d", i)
+			cfg.Listeners = append(cfg.Listeners, &more)
+		}
+		configs = append(configs, cfg)
+	}
+	address := r.g.Addrs("front")[0].String()
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	var served, unserved atomic.Int32
+	for i := range 8 {
+		clients.Go(func() {
+			for step := i; ; step++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				c, err := net.Dial("tcp", address)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				c.SetDeadline(time.Now().Add(20 * time.Second))
+				v := &visit{t, c, bufio.NewReader(c)}
+				said := func(line string) bool {
+					got, err := v.in.ReadString('\n')
+					return err == nil && got == line+"\r\n"
+				}
+				ok := said("hello")
+				if ok && step%4 > 0 {
+					io.WriteString(c, "TLS\r\n")
+					ok = said("go")
+				}
+				if ok && step%4 > 1 {
+					ok = v.upgrade(clientTLS()) == nil
+				}
+				if ok && step%4 > 2 {
+					io.WriteString(v, "ping\r\n")
+					ok = said("backend: ping")
+					served.Add(1)
+				}
+				if !ok {
+					unserved.Add(1)
+				}
+				c.Close()
+			}
+		})
+	}
+	for end, i := time.Now().Add(500*time.Millisecond), 0; time.Now().Before(end); i++ {
+		if err := r.g.Apply(configs[i%len(configs)]); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	clients.Wait()
+	if unserved.Load() > 0 || served.Load() == 0 {
+		t.Errorf("%d served, %d not", served.Load(), unserved.Load())
+	}
+	if err := r.g.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for name, l := range r.g.listeners {
+		if m := l.limits; m.active != 0 || m.pending != 0 {
+			t.Errorf("%s: %d active and %d pending are left", name, m.active, m.pending)
+		}
+		for _, rt := range l.routes {
+			if n := rt.backend.active.Load(); n != 0 {
+				t.Errorf("%s: %d connections to the backend are left", name, n)
+			}
+		}
 	}
 }
