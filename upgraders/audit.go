@@ -29,6 +29,22 @@ type Told struct {
 	Ports   []uint16 // where clients of this backend connect
 }
 
+// Believing is the Finding for a server that offers a command by which a client
+// says who it is. told says that the server knows the audit's client for a
+// stranger; setting names what decides whom it believes.
+func Believing(command string, told bool, setting string) Finding {
+	if told {
+		return Finding{Wrong,
+			"offers " + command + " to a client from nowhere: whoever reaches the server may name any address as his own",
+			"list the gateway's address alone in " + setting,
+		}
+	}
+	return Finding{Doubtful,
+		"offers " + command + " to the gateway, which does not use it: the server takes every client for the gateway",
+		"write forward { xclient = true }, or take the gateway's address out of " + setting,
+	}
+}
+
 // UnusableBinding is the Finding for a list of SASL mechanisms whose channel
 // binding ends at the gateway, if there are such in it. They are not shown to
 // clients, but the server has offered them: it must then refuse a client that

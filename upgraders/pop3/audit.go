@@ -20,15 +20,7 @@ func audit(_ context.Context, link *upgraders.Link, told upgraders.Told) (findin
 		return nil, err
 	}
 	if trusted && !link.Forward.XCLIENT {
-		f := upgraders.Finding{Severity: upgraders.Doubtful,
-			What: "offers XCLIENT to the gateway, which does not use it: the server takes every client for the gateway",
-			Mend: "write forward { xclient = true }, or take the gateway's address out of Dovecot's login_trusted_networks"}
-		if told.Proxied {
-			f = upgraders.Finding{Severity: upgraders.Wrong,
-				What: "offers XCLIENT to a client from nowhere: whoever reaches the server may name any address as his own",
-				Mend: "list the gateway's address alone in Dovecot's login_trusted_networks"}
-		}
-		findings = append(findings, f)
+		findings = append(findings, upgraders.Believing("XCLIENT", told.Proxied, "Dovecot's login_trusted_networks"))
 	}
 	user, mechanisms := logins(offered)
 	plain := slices.ContainsFunc(mechanisms, func(m string) bool { return m == "PLAIN" || m == "LOGIN" })

@@ -55,13 +55,8 @@ func (a *audit) find(severity upgraders.Severity, what, mend string) {
 // Postfix goes on to offer XFORWARD to who has said XCLIENT.
 func (a *audit) trust(offered upgraders.Capabilities, proxied bool) {
 	for _, line := range offered {
-		switch name := keyword(line); {
-		case name == "XCLIENT" && a.told, name == "XFORWARD" && proxied:
-			a.find(upgraders.Wrong, "offers "+name+" to a client from nowhere: whoever reaches the server may name any address as his own",
-				fmt.Sprintf("list the gateway's address alone in Postfix' smtpd_authorized_%s_hosts", strings.ToLower(name)))
-		case name == "XCLIENT":
-			a.find(upgraders.Doubtful, "offers XCLIENT to the gateway, which does not use it: the server takes every client for the gateway",
-				"write forward { xclient = true }, or take the gateway's address out of Postfix' smtpd_authorized_xclient_hosts")
+		if name := keyword(line); name == "XCLIENT" || name == "XFORWARD" && proxied {
+			a.findings = append(a.findings, upgraders.Believing(name, a.told, fmt.Sprintf("Postfix' smtpd_authorized_%s_hosts", strings.ToLower(name))))
 		}
 	}
 }
