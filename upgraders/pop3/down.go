@@ -65,6 +65,7 @@ func (p *passage) reply() (over bool, err error) {
 
 // list passes the lines up to the dot that ends them.
 func (p *passage) list(k kind) error {
+	p.halved = true
 	for range maxLines {
 		line, err := p.replyLine()
 		if err == wire.ErrTooLong {
@@ -78,6 +79,7 @@ func (p *passage) list(k kind) error {
 		switch {
 		case words == ".":
 			p.toClient = append(p.toClient, ".\r\n"...)
+			p.halved = false
 			return nil
 		case k == ofCAPA:
 			shown = p.offer.show(words)
@@ -111,9 +113,11 @@ func (p *passage) replyLine() ([]byte, error) {
 func (p *passage) pass(line []byte, err error) error {
 	p.toClient = append(p.toClient, line...)
 	for err == wire.ErrTooLong {
+		p.halved = true
 		line, err = p.replyLine()
 		p.toClient = append(p.toClient, line...)
 	}
+	p.halved = err != nil
 	return err
 }
 

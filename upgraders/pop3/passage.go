@@ -32,6 +32,7 @@ type passage struct {
 	asked           atomic.Bool // the backend has been asked something
 	toBackend       []byte      // written by up before it waits for anything
 	toClient        []byte      // written by down before it waits
+	halved          bool        // the client has got the beginning of an answer only
 
 	// What the last reply said; up reads it once nothing is owed.
 	authenticated bool
@@ -146,7 +147,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	}
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF {
-		if words := partings.To(err); words != "" {
+		if words := partings.To(err); words != "" && !p.halved {
 			say(link.Client, words)
 		}
 	}
