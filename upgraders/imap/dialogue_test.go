@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -106,6 +107,13 @@ func TestNoCertificate(t *testing.T) {
 	p.client.sees("* OK [CAPABILITY IMAP4rev1 LOGINDISABLED] gw.example.org IMAP ready")
 	p.client.say("a STARTTLS", "b LOGOUT")
 	p.client.sees("a NO [UNAVAILABLE] TLS is not available now", "* BYE Logging out", "b OK LOGOUT completed")
+}
+
+// Who takes no bytes is told nothing: that would wait as long again.
+func TestNoWordsForTheStalled(t *testing.T) {
+	if words := partings.To(fmt.Errorf("write: %w", wire.ErrStalled)); words != "" {
+		t.Errorf("a client that takes no bytes is told %q", words)
+	}
 }
 
 // A session in cleartext that may not send a password, before it is joined.
