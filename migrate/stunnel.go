@@ -423,7 +423,11 @@ func (v *stunnelService) clientAuth(l *listener, t *tlsSettings) {
 	t.clientAuth, t.caFile = mode, ca.value
 	if ca.value == "" {
 		t.caFile = "clients.pem"
-		l.forbid(v.at("capath", "verify", "verifychain", "verifypeer", "requirecert"), "CApath", "authorities come from one file: write all certificates of the directory into it, and its name as ca_file")
+		what, why := "CApath", "authorities come from one file: write all certificates of the directory into it, and its name as ca_file"
+		if v.last("capath").value == "" {
+			what, why = "verify", "neither CAfile nor CApath says who signs the certificates of clients: write those of the authorities into one file, and its name as ca_file"
+		}
+		l.forbid(v.at("capath", "verify", "verifychain", "verifypeer", "requirecert"), what, why)
 	}
 	switch {
 	case peer && chain:

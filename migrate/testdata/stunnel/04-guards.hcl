@@ -127,3 +127,14 @@ listener "imap" "pinned" {
 #   certs   = [certificate.stunnel]
 #   backend = backend.plain
 # }
+
+# 04-guards.conf:62: verify is not carried over: neither CAfile nor CApath says who signs the
+#   certificates of clients: write those of the authorities into one file, and its name as ca_file
+# The listener is a comment, because verify would no longer guard it: settle that first, then take
+#   the # away.
+# listener "imap" "nobody" {
+#   address = ["127.0.0.10:993"]
+#   certs   = [certificate.stunnel]
+#   tls     = tls.directory
+#   backend = backend.plain
+# }
