@@ -125,7 +125,7 @@ func (l *loader) warnClientFacts(to attr[*backendBlock], p *upgraders.Protocol) 
 	if p.Name == "smtp" {
 		danger = "an open relay if that is in mynetworks"
 	}
-	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. Write send = \"proxy-v2\"%s in backend %q, and let the backend accept it from the gateway only.", danger, orForward(p), to.Value.label())
+	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. Write send = \"proxy-v2\"%s in backend %q, and let the backend accept it from the gateway only. One that understands no such thing must grant that address nothing.", danger, orForward(p), to.Value.label())
 }
 
 // orForward is the alternative to a PROXY header that a protocol has.
