@@ -1,8 +1,7 @@
 // Package integration holds the gateway to its word between servers and
-// clients that nobody here wrote: Postfix and Dovecot behind it with their own
-// TLS off, and swaks, curl, msmtp, s-nail, mbsync, openssl, gnutls-cli,
-// posttls-finger and Python before it. All of it is tests; README.md says how
-// to run them.
+// clients that nobody here wrote: Postfix, Dovecot, OpenLDAP and PostgreSQL
+// behind it with their own TLS off, and swaks, curl, mbsync, psql, openssl and
+// many others before it. All of it is tests; README.md says how to run them.
 //
 // Each test says which property it holds and names its negative control: the
 // same check, run where the property does not hold, which must then be seen to
