@@ -24,7 +24,6 @@ var notYet = []struct {
 	{"listener", "http", ""},
 	{"listener", "irc", ""},
 	{"listener", "mysql", ""},
-	{"listener", "nntp", ""},
 	{"listener", "web", ""},
 	{"listener", "xmpp", ""},
 	{"listener", "xmpp-server", ""},

@@ -67,7 +67,10 @@ var httpVerbs = []string{"GET ", "POST ", "PUT ", "HEAD ", "DELETE ", "CONNECT "
 func IsHTTP(line []byte) bool {
 	for _, verb := range httpVerbs {
 		if len(line) >= len(verb) && bytes.EqualFold(line[:len(verb)], []byte(verb)) {
-			return true
+			// NNTP has a HEAD, too (RFC 3977, 6.2.2). What follows is a number
+			// or a <message-id>, which HEAD has in no HTTP.
+			rest := bytes.TrimLeft(line[len(verb):], " \t")
+			return verb != "HEAD " || len(rest) == 0 || rest[0] != '<' && (rest[0] < '0' || rest[0] > '9')
 		}
 	}
 	return false

@@ -33,6 +33,7 @@ keeps from clients what they need:
   imap   forbids plain logins; greets with PREAUTH
   pop3   forbids plain logins; offers XCLIENT
   sieve  forbids plain logins; offers XCLIENT
+  nntp   takes the gateway for a peer; lets anyone post; forbids logins
   all    cannot be reached; waits for a PROXY header, or takes none; hides
          capabilities from cleartext; offers channel binding, which breaks SCRAM
 

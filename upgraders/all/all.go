@@ -6,6 +6,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/imap"
 	"github.com/sallyport/sallyport/upgraders/ldap"
 	"github.com/sallyport/sallyport/upgraders/lmtp"
+	"github.com/sallyport/sallyport/upgraders/nntp"
 	"github.com/sallyport/sallyport/upgraders/pop3"
 	"github.com/sallyport/sallyport/upgraders/postgres"
 	"github.com/sallyport/sallyport/upgraders/sieve"
@@ -23,6 +24,7 @@ func Protocols() []*upgraders.Protocol {
 		imap.Protocol(),
 		pop3.Protocol(),
 		sieve.Protocol(),
+		nntp.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
 		telnet.Protocol(),
