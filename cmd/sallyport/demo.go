@@ -354,6 +354,10 @@ func (t *table) write(w io.Writer) {
 func (d *demoRun) invite(w io.Writer) {
 	port := func(listener string) string { return portOf(d.address(listener)) }
 	login := demoUser + ":" + demoPassword
+	program, err := os.Executable() // which need not be on the PATH
+	if err != nil {
+		program = "sallyport"
+	}
 	fmt.Fprintf(w, `
 The gateway stays up; its session log follows. Paste into another terminal:
 
@@ -370,10 +374,10 @@ The gateway stays up; its session log follows. Paste into another terminal:
 
   # what an operator sees
   curl -s http://%[10]s/metrics | grep ^sallyport_
-  sallyport report clients -c %[11]s
+  %[13]s report clients -c %[11]s
   less %[11]s
 
 Ctrl-C ends the demo and removes its files.
 `, port("submission"), port("submissions"), port("imap"), port("imaps"), port("echo"), d.ca.file, login,
-		demoUser, demoPassword, d.server.admin.addr(), d.config, port("pop3"))
+		demoUser, demoPassword, d.server.admin.addr(), d.config, port("pop3"), program)
 }
