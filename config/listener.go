@@ -84,6 +84,7 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 	g.Certificates = l.certificates(b, g.Hostname)
 	l.checkCleartext(b, g)
 	l.checkOldTLS(b, g)
+	l.checkClearRoute(b, g)
 	l.checkAuto(b, g)
 	return g
 }

@@ -69,6 +69,28 @@ func (l *loader) checkOldTLS(b *listenerBlock, g *gateway.Listener) {
 	}
 }
 
+// checkClearRoute refuses cleartext that leads nowhere: a session without TLS
+// has no SNI to be routed by and no certificate to show.
+func (l *loader) checkClearRoute(b *listenerBlock, g *gateway.Listener) {
+	if !g.Cleartext || g.Mode == gateway.Implicit || len(g.Routes) == 0 {
+		return
+	}
+	for _, r := range g.Routes {
+		if len(r.SNI) > 0 || len(r.Host) > 0 {
+			continue
+		}
+		settings := r.TLS
+		if settings == nil {
+			settings = g.TLS
+		}
+		if settings != nil && settings.ClientAuth != nil && settings.ClientAuth.Require {
+			l.errorf(b.Cleartext.At, "Cleartext where a client certificate is required", "A session without TLS has none to show, and is refused: leave cleartext out, or write client_auth with mode = \"request\" in tls.%s.", settings.Name)
+		}
+		return
+	}
+	l.errorf(b.Cleartext.At, "Cleartext without a route", "A session without TLS has no name, and every route wants one: add a route without sni at the end, or leave cleartext out.")
+}
+
 func (l *loader) clientAuth(b *clientAuthBlock) *gateway.ClientAuth {
 	auth := &gateway.ClientAuth{Require: b.Mode.Value == "require"}
 	if !b.CAFile.good() {
