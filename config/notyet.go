@@ -22,7 +22,6 @@ var notYet = []struct {
 
 	{"listener", "ftp", ""},
 	{"listener", "http", ""},
-	{"listener", "irc", ""},
 	{"listener", "mysql", ""},
 	{"listener", "web", ""},
 	{"listener", "xmpp", ""},

@@ -4,6 +4,7 @@ package all
 import (
 	"github.com/sallyport/sallyport/upgraders"
 	"github.com/sallyport/sallyport/upgraders/imap"
+	"github.com/sallyport/sallyport/upgraders/irc"
 	"github.com/sallyport/sallyport/upgraders/ldap"
 	"github.com/sallyport/sallyport/upgraders/lmtp"
 	"github.com/sallyport/sallyport/upgraders/nntp"
@@ -27,6 +28,7 @@ func Protocols() []*upgraders.Protocol {
 		nntp.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
+		irc.Protocol(),
 		telnet.Protocol(),
 		tcp.Protocol(),
 	}

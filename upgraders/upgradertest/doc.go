@@ -20,7 +20,7 @@
 //	hostname mx.example.org  what the gateway calls itself (default: gw.example.org)
 //	certificate none         a listener that has no certificate to serve
 //	option NAME=VALUE        one of the protocol's options, by its hcl tag
-//	forward xclient          client facts for the backend: xclient, id
+//	forward xclient          client facts for the backend: xclient, id, webirc=PASSWORD
 //	caps LINE                a capability that the backend's probe has learned;
 //	                         without any, nothing is known of the backend
 //	policy NAME=VALUE        dialogue_timeout, dialogue_bytes, dialogue_commands,

@@ -260,6 +260,8 @@ func (s *script) set(line int, raw string) error {
 		s.forward.XCLIENT = true
 	case raw == "forward id":
 		s.forward.ID = true
+	case key == "forward" && name == "webirc" && val != "":
+		s.forward.WEBIRC = val
 	case key == "hostname" && value != "":
 		s.hostname = value
 	case key == "alpn" && value != "":
