@@ -40,7 +40,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 		line, err := upgraders.ReadCommand(d.session.Conn, limit)
 		switch {
 		case err != nil:
-			return turnedAway(parting(err), upgraders.LeftWithoutTLS(d.told, err))
+			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told, err))
 		case !printable(line):
 			return turnedAway("400 Commands are made of printable characters", upgraders.ErrSyntax)
 		}
@@ -175,23 +175,10 @@ func say(w io.Writer, answer string) error {
 	return err
 }
 
-// parting returns the last words for an error of reading, or "" for one that
-// leaves nobody to speak to.
-func parting(err error) string {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			return p.words
-		}
-	}
-	return ""
-}
-
-// The more exact error stands first. RFC 3977, 3.2.1: 400 is what a server says
-// of its own accord before it closes.
-var partings = []struct {
-	err   error
-	words string
-}{
+// partings has the last words for an error of reading, or "" for one that
+// leaves nobody to speak to. RFC 3977, 3.2.1: 400 is what a server says of its
+// own accord before it closes.
+var partings = upgraders.Answers[string]{
 	{wire.ErrTooLong, "400 Line is too long"},
 	{wire.ErrBareNewline, "400 Lines end in CRLF"},
 	{wire.ErrNUL, "400 NUL in a command"},

@@ -33,7 +33,7 @@ func converse(_ context.Context, link *upgraders.Link) error {
 	err := wire.Duplex(link.Client, link.Backend,
 		func() error { return pass(client, backend, check) },
 		func() error { return pass(backend, client, func([]byte) error { return nil }) })
-	if words := parting(err); err != nil && words != "" {
+	if words := partings.To(err); err != nil && words != "" {
 		client.answer([]byte("\r\n" + words + "\r\n"))
 	}
 	return err

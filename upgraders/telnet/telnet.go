@@ -175,7 +175,7 @@ func (d *dialogue) withoutTLS() upgraders.Handover {
 const needsTLS = "TLS is required: use a client that knows START_TLS"
 
 func (d *dialogue) failed(err error) (upgraders.Handover, error) {
-	return turnedAway(parting(err), err)
+	return turnedAway(partings.To(err), err)
 }
 
 // turnedAway ends the dialogue with words, where there are any.
@@ -186,22 +186,9 @@ func turnedAway(words string, err error) (upgraders.Handover, error) {
 	return upgraders.Handover{Reply: []byte(words)}, err
 }
 
-// parting returns the last words for an error of reading, or "" for one that
+// partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to.
-func parting(err error) string {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			return p.words
-		}
-	}
-	return ""
-}
-
-// The more exact error stands first.
-var partings = []struct {
-	err   error
-	words string
-}{
+var partings = upgraders.Answers[string]{
 	{upgraders.ErrHTTP, ""},
 	{wire.ErrClientHello, ""},
 	{wire.ErrTooLong, "Too long"},
