@@ -26,7 +26,7 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 	for {
 		line, err := upgraders.ReadCommand(d.session.Conn, maxCommand)
 		if err != nil {
-			return turnedAway(parting(err), upgraders.LeftWithoutTLS(d.told && !d.session.Listener.Cleartext, err))
+			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told && !d.session.Listener.Cleartext, err))
 		}
 		h, err := d.command(ctx, string(line))
 		if err != nil || h.Verdict != upgraders.HangUp {

@@ -82,22 +82,9 @@ func say(w io.Writer, lines ...string) error {
 	return err
 }
 
-// parting returns the last words for an error of reading, or "" for one that
+// partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to.
-func parting(err error) string {
-	for _, p := range partings {
-		if errors.Is(err, p.err) {
-			return p.words
-		}
-	}
-	return ""
-}
-
-// The more exact error stands first.
-var partings = []struct {
-	err   error
-	words string
-}{
+var partings = upgraders.Answers[string]{
 	{upgraders.ErrBackend, ""},
 	{wire.ErrTooLong, "ERROR :Line too long"},
 	{wire.ErrBareNewline, "ERROR :Lines end in CRLF"},

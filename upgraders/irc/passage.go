@@ -82,7 +82,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	p.client, p.backend = link.Client, link.Backend
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF {
-		if words := parting(err); words != "" {
+		if words := partings.To(err); words != "" {
 			p.tell(words)
 		}
 	}
