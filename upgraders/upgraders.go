@@ -207,7 +207,6 @@ type Listener struct {
 	Hostname      string // what the gateway calls itself; never empty
 	Cleartext     bool   // a session may go on without TLS
 	CleartextAuth bool   // and may then send a password
-	STSPort       uint16 // the implicit-TLS listener of the same protocol; 0: none
 }
 
 // Capabilities are the lines a backend announces itself with, in its order and
