@@ -76,7 +76,6 @@ func environment() []string {
 		"PATH=" + os.Getenv("PATH"), "HOME=" + lab.home, "TMPDIR=" + lab.dir, "LC_ALL=C",
 		"MAILRC=/dev/null", "PYTHONDONTWRITEBYTECODE=1", "SSL_CERT_FILE=" + lab.pki.ca,
 		"GORACE=" + os.Getenv("GORACE"),
-		"GORACE=" + os.Getenv("GORACE"), // of a gateway that was built with -race
 	}
 }
 
