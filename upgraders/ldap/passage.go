@@ -25,6 +25,7 @@ type passage struct {
 	writing sync.Mutex      // a message to the client is written whole
 	binds   map[string]bool // messageIDs of binds that go on, and whether by SASL
 	sasl    bool            // a SASL bind succeeded: a security layer may follow
+	over    bool            // nothing is left to filter, from before the client can know it
 }
 
 // maxBinds bounds the binds that go on at a time; a client may have one (RFC
@@ -111,7 +112,12 @@ func (p *passage) peek(length int) ([]byte, error) {
 // own returns the gateway's answer to a message that is not the backend's, or
 // nil, and notes binds.
 func (p *passage) own(m message) []byte {
+	p.mu.Lock()
+	over := p.over
+	p.mu.Unlock()
 	switch {
+	case over:
+		return nil
 	case m.isStartTLS() && p.clear:
 		return m.result(unavailable, "TLS is not available any more")
 	case m.isStartTLS():
@@ -227,7 +233,8 @@ func (p *passage) bound(m message) (over bool) {
 		return false
 	}
 	p.sasl = p.sasl || sasl
-	return !p.clear
+	p.over = !p.clear
+	return p.over
 }
 
 // tell gives the client an answer of the gateway's, between two of the
