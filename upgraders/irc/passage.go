@@ -32,6 +32,7 @@ type passage struct {
 	mu      sync.Mutex
 	values  bool // the client knows values
 	swallow bool // the answer to replay is still to come
+	over    bool // the client is registered, from before it can know it
 }
 
 // join tells the backend who the client is, before anything else.
@@ -118,6 +119,12 @@ func (p *passage) up() error {
 }
 
 func (p *passage) command(line string) error {
+	p.mu.Lock()
+	over := p.over
+	p.mu.Unlock()
+	if over {
+		return say(p.backend, line)
+	}
 	m := parse(line)
 	switch m.verb {
 	case "STARTTLS":
@@ -183,6 +190,12 @@ func (p *passage) down() error {
 		}
 		text := string(bytes.TrimRight(line, "\r\n"))
 		m := parse(text)
+		registered := m.verb == "001" && !p.refuseAuth
+		if registered {
+			p.mu.Lock()
+			p.over = true
+			p.mu.Unlock()
+		}
 		lines := []string{text}
 		if m.verb == "CAP" {
 			lines = p.list(m, text)
@@ -192,8 +205,8 @@ func (p *passage) down() error {
 				return err
 			}
 		}
-		if m.verb == "001" && !p.refuseAuth {
-			return nil // registered: opaque from here
+		if registered {
+			return nil // opaque from here
 		}
 	}
 }
