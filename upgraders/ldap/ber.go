@@ -16,6 +16,9 @@ import (
 // before TLS, and root DSEs.
 const maxMessage = 64 << 10
 
+// maxHeader is the most that tag and length take.
+const maxHeader = 6
+
 // header reads the tag and length at the start of b. It needs six bytes at
 // most, and reports short when there are too few to tell.
 func header(b []byte) (tag byte, head, length int, short bool, err error) {

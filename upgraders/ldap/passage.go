@@ -56,7 +56,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 // up passes the client's messages, and answers StartTLS.
 func (p *passage) up() error {
 	for {
-		if p.client.Buffered() == 0 {
+		if p.client.Buffered() < maxHeader {
 			if err := p.flushBackend(); err != nil {
 				return err
 			}
@@ -153,7 +153,7 @@ func (p *passage) layered() bool {
 // its root DSE.
 func (p *passage) down() error {
 	for {
-		if p.backend.Buffered() == 0 {
+		if p.backend.Buffered() < maxHeader {
 			if err := p.flushClient(); err != nil {
 				return err
 			}
