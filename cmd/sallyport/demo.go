@@ -23,16 +23,16 @@ func demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "See it work: legacy servers, the gateway and real clients in one process",
 		Long: `Demo needs nothing: no configuration, no root, no network. It makes a
-certificate authority for a day, starts SMTP, IMAP, POP3, LMTP and echo servers that
-know no TLS, writes a configuration file, and runs the gateway from it in front
+certificate authority for a day, starts SMTP, IMAP, POP3, LMTP, ManageSieve, NNTP
+and echo servers that know no TLS, writes a configuration file, and runs the gateway from it in front
 of them, as 'sallyport run' would. Then ordinary client libraries visit it, by
 STARTTLS and by implicit TLS, and a table shows what each of them got and what
 the server behind was told. A second table shows attacks that were refused.
 
 After that it stays up for you to play with, and prints command lines for
 openssl, swaks and curl. Ctrl-C ends it and removes its files. Listeners are on
-127.0.0.1, on ports 2525, 2587, 2465, 2143, 2993, 2110, 2995, 2024 and 2007 where
-these are free.`,
+127.0.0.1, on ports 2525, 2587, 2465, 2143, 2993, 2110, 2995, 2024, 2419,
+2119, 2563 and 2007 where these are free.`,
 		Example: `  sallyport demo
   sallyport demo --once && echo it works here`,
 		Args: cobra.NoArgs,
@@ -145,6 +145,14 @@ backend "delivery" {
   servers = ["{{.LMTP}}"]
   send    = "proxy-v2"
 }
+backend "scripts" {
+  servers = ["{{.Sieve}}"]
+  send    = "proxy-v2"
+}
+backend "news" {
+  servers = ["{{.News}}"]
+  send    = "proxy-v2"
+}
 backend "echo" {
   servers = ["{{.Echo}}"]
   send    = "proxy-v2"
@@ -204,6 +212,24 @@ listener "lmtp" "lmtp" {
   hostname = "localhost"
   backend  = backend.delivery
 }
+listener "sieve" "sieve" {
+  address  = ["{{.SieveListener}}"]
+  mode     = "starttls"
+  hostname = "localhost"
+  backend  = backend.scripts
+}
+listener "nntp" "nntp" {
+  address  = ["{{.NNTPListener}}"]
+  mode     = "starttls"
+  hostname = "localhost"
+  backend  = backend.news
+}
+listener "nntp" "nntps" {
+  address  = ["{{.NNTPS}}"]
+  mode     = "implicit"
+  hostname = "localhost"
+  backend  = backend.news
+}
 listener "tcp" "echo" {
   address  = ["{{.EchoListener}}"]
   mode     = "implicit"
@@ -215,24 +241,29 @@ listener "tcp" "echo" {
 func (d *demoRun) writeConfig() error {
 	var text strings.Builder
 	err := demoConfig.Execute(&text, map[string]string{
-		"Dir":          filepath.ToSlash(d.ca.dir),
-		"Admin":        preferPort("9142"),
-		"Control":      controlPath(d.ca.dir),
-		"Mail":         d.backends.mail.Addr().String(),
-		"Tenant":       d.backends.tenant.Addr().String(),
-		"IMAP":         d.backends.imap.Addr().String(),
-		"POP3":         d.backends.pop3.Addr().String(),
-		"LMTP":         d.backends.lmtp.Addr().String(),
-		"Echo":         d.backends.echo.Addr().String(),
-		"MX":           preferPort("2525"),
-		"Submission":   preferPort("2587"),
-		"Submissions":  preferPort("2465"),
-		"IMAPListener": preferPort("2143"),
-		"IMAPS":        preferPort("2993"),
-		"POP3Listener": preferPort("2110"),
-		"POP3S":        preferPort("2995"),
-		"LMTPListener": preferPort("2024"),
-		"EchoListener": preferPort("2007"),
+		"Dir":           filepath.ToSlash(d.ca.dir),
+		"Admin":         preferPort("9142"),
+		"Control":       controlPath(d.ca.dir),
+		"Mail":          d.backends.mail.Addr().String(),
+		"Tenant":        d.backends.tenant.Addr().String(),
+		"IMAP":          d.backends.imap.Addr().String(),
+		"POP3":          d.backends.pop3.Addr().String(),
+		"LMTP":          d.backends.lmtp.Addr().String(),
+		"Sieve":         d.backends.sieve.Addr().String(),
+		"News":          d.backends.news.Addr().String(),
+		"Echo":          d.backends.echo.Addr().String(),
+		"MX":            preferPort("2525"),
+		"Submission":    preferPort("2587"),
+		"Submissions":   preferPort("2465"),
+		"IMAPListener":  preferPort("2143"),
+		"IMAPS":         preferPort("2993"),
+		"POP3Listener":  preferPort("2110"),
+		"POP3S":         preferPort("2995"),
+		"LMTPListener":  preferPort("2024"),
+		"SieveListener": preferPort("2419"),
+		"NNTPListener":  preferPort("2119"),
+		"NNTPS":         preferPort("2563"),
+		"EchoListener":  preferPort("2007"),
 	})
 	if err != nil {
 		return err

@@ -36,10 +36,14 @@ type demoBackends struct {
 	imap   net.Listener
 	pop3   net.Listener
 	lmtp   net.Listener
+	sieve  net.Listener // ManageSieve
+	news   net.Listener // NNTP
 	echo   net.Listener // says each line back
 
 	inbox   *imapmemserver.User
 	drop    maildrop // the same messages, for POP3
+	scripts scriptBox
+	group   newsgroup
 	seen    sightings
 	closers []io.Closer
 }
@@ -52,7 +56,7 @@ func startBackends() (*demoBackends, error) {
 	for _, backend := range []struct {
 		name string
 		ln   *net.Listener
-	}{{"mail", &b.mail}, {"tenant", &b.tenant}, {"mailbox", &b.imap}, {"maildrop", &b.pop3}, {"delivery", &b.lmtp}, {"echo", &b.echo}} {
+	}{{"mail", &b.mail}, {"tenant", &b.tenant}, {"mailbox", &b.imap}, {"maildrop", &b.pop3}, {"delivery", &b.lmtp}, {"scripts", &b.sieve}, {"news", &b.news}, {"echo", &b.echo}} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			b.close()
@@ -70,6 +74,8 @@ func startBackends() (*demoBackends, error) {
 	b.serveSMTP(b.lmtp, true)
 	b.serveIMAP()
 	go b.servePOP3()
+	go b.serveSieve()
+	go b.serveNNTP()
 	go b.serveEcho()
 	return b, nil
 }

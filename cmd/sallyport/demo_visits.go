@@ -55,6 +55,9 @@ func demoVisits() []visit {
 		{"lmtp", "lmtp", "STARTTLS", demoName, "delivery", visitLMTP},
 		{"pop3", "pop3", "STLS", demoName, "maildrop", visitPOP3},
 		{"pop3", "pop3s", "implicit", demoName, "maildrop", visitPOP3S},
+		{"sieve", "sieve", "STARTTLS", demoName, "scripts", visitSieve},
+		{"nntp", "nntp", "STARTTLS", demoName, "news", visitNNTP},
+		{"nntp", "nntps", "implicit", demoName, "news", visitNNTPS},
 		{"tcp", "echo", "implicit", demoName, "echo", visitEcho},
 	}
 }
