@@ -1,6 +1,7 @@
 package upgraders
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -26,6 +27,30 @@ func ReadCommand(c *wire.Conn, max int) ([]byte, error) {
 		}
 	}
 	return line, err
+}
+
+// ReadInside takes a client's next line in a filtered phase, with its end.
+// flush is called before anything is waited for, so that the backend has what
+// it is to answer. NUL and bare CR are refused: a backend may take either for
+// the end of the line, and what follows for a command that was not filtered.
+func ReadInside(c *wire.Conn, max int, flush func() error) ([]byte, error) {
+	if bytes.IndexByte(c.Unread(), '\n') < 0 {
+		if err := flush(); err != nil {
+			return nil, err
+		}
+	}
+	line, err := c.ReadSlice(max)
+	switch {
+	case IsHTTP(line) || err != nil && IsHTTP(c.Unread()):
+		return nil, ErrHTTP
+	case err != nil:
+		return nil, err
+	case bytes.IndexByte(line, 0) >= 0:
+		return nil, wire.ErrNUL
+	case bytes.IndexByte(bytes.TrimSuffix(line, []byte("\r\n")), '\r') >= 0:
+		return nil, wire.ErrBareNewline
+	}
+	return line, nil
 }
 
 // LeftWithoutTLS makes the end of a dialogue an outcome of its own when the

@@ -190,28 +190,8 @@ func end(err error) error {
 // line takes the client's next line. What the backend should have is written
 // before anything is waited for.
 func (p *passage) line() (string, error) {
-	if bytes.IndexByte(p.client.Unread(), '\n') < 0 {
-		if err := p.flush(); err != nil {
-			return "", err
-		}
-	}
-	line, err := p.client.ReadSlice(maxLine)
-	if upgraders.IsHTTP(line) || err != nil && upgraders.IsHTTP(p.client.Unread()) {
-		return "", upgraders.ErrHTTP
-	}
-	if err != nil {
-		return "", err
-	}
-	line = trimEnd(line)
-	switch {
-	// A backend may take either for the end of the line, and what follows for
-	// a command that was not filtered.
-	case bytes.IndexByte(line, '\r') >= 0:
-		return "", wire.ErrBareNewline
-	case bytes.IndexByte(line, 0) >= 0:
-		return "", wire.ErrNUL
-	}
-	return string(line), nil
+	line, err := upgraders.ReadInside(p.client, maxLine, p.flush)
+	return string(trimEnd(line)), err
 }
 
 func (p *passage) command(line string) error {

@@ -96,27 +96,9 @@ func (p *passage) up() error {
 	}
 }
 
-// line takes the client's next line. What the backend should have is written
-// before anything is waited for. NUL and bare CR are refused, as servers differ
-// in what they make of them.
+// line takes the client's next line.
 func (p *passage) line() ([]byte, error) {
-	if bytes.IndexByte(p.client.Unread(), '\n') < 0 {
-		if err := p.flush(); err != nil {
-			return nil, err
-		}
-	}
-	line, err := p.client.ReadSlice(maxLine)
-	switch {
-	case upgraders.IsHTTP(line) || err != nil && upgraders.IsHTTP(p.client.Unread()):
-		return nil, upgraders.ErrHTTP
-	case err != nil:
-		return nil, err
-	case bytes.IndexByte(line, 0) >= 0:
-		return nil, wire.ErrNUL
-	case bytes.IndexByte(trimEnd(line), '\r') >= 0:
-		return nil, wire.ErrBareNewline
-	}
-	return line, nil
+	return upgraders.ReadInside(p.client, maxLine, p.flush)
 }
 
 // command sees to one command of the client.
