@@ -185,15 +185,7 @@ func TestSocketActivation(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer backend.Close()
-	go func() {
-		for {
-			conn, err := backend.Accept()
-			if err != nil {
-				return
-			}
-			go echoLines(conn)
-		}
-	}()
+	go each(serveEcho)(backend)
 	socket, port := bound(t, "tcp4", "127.0.0.1:0")
 	spare, _ := bound(t, "tcp4", "127.0.0.1:0")
 	path := filepath.Join(dir, "gw.hcl")

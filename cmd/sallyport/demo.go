@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sallyport/sallyport/config"
 )
 
 func demoCommand() *cobra.Command {
@@ -23,16 +26,16 @@ func demoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "See it work: legacy servers, the gateway and real clients in one process",
 		Long: `Demo needs nothing: no configuration, no root, no network. It makes a
-certificate authority for a day, starts SMTP, IMAP, POP3, LMTP, ManageSieve, NNTP
-and echo servers that know no TLS, writes a configuration file, and runs the gateway from it in front
-of them, as 'sallyport run' would. Then ordinary client libraries visit it, by
-STARTTLS and by implicit TLS, and a table shows what each of them got and what
-the server behind was told. A second table shows attacks that were refused.
+certificate authority for a day, starts a server of each protocol that knows no
+TLS, writes a configuration file, and runs the gateway from it in front of them,
+as 'sallyport run' would. Then ordinary client libraries visit it, by STARTTLS
+and by implicit TLS, and a table shows what each of them got and what the server
+behind was told. A second table shows attacks that were refused.
 
 After that it stays up for you to play with, and prints command lines for
 openssl, swaks and curl. Ctrl-C ends it and removes its files. Listeners are on
-127.0.0.1, on ports 2525, 2587, 2465, 2143, 2993, 2110, 2995, 2024, 2419,
-2119, 2563 and 2007 where these are free.`,
+127.0.0.1, where these are free on ports
+` + demoPorts() + `.`,
 		Example: `  sallyport demo
   sallyport demo --once && echo it works here`,
 		Args: cobra.NoArgs,
@@ -125,150 +128,49 @@ certificate "tenant" {
   key_file  = "{{.Dir}}/tenant.example.net.key"
 }
 
-backend "mail" {
-  servers = ["{{.Mail}}"]
+{{range .Backends}}backend "{{.Name}}" {
+  servers = ["{{.Address}}"]
   send    = "proxy-v2"
 }
-backend "tenant" {
-  servers = ["{{.Tenant}}"]
-  send    = "proxy-v2"
-}
-backend "mailbox" {
-  servers = ["{{.IMAP}}"]
-  send    = "proxy-v2"
-}
-backend "maildrop" {
-  servers = ["{{.POP3}}"]
-  send    = "proxy-v2"
-}
-backend "delivery" {
-  servers = ["{{.LMTP}}"]
-  send    = "proxy-v2"
-}
-backend "scripts" {
-  servers = ["{{.Sieve}}"]
-  send    = "proxy-v2"
-}
-backend "news" {
-  servers = ["{{.News}}"]
-  send    = "proxy-v2"
-}
-backend "echo" {
-  servers = ["{{.Echo}}"]
-  send    = "proxy-v2"
-}
-
-# A public mail exchanger must take mail without TLS as well (RFC 3207, 4).
-listener "smtp" "mx" {
-  address   = ["{{.MX}}"]
-  mode      = "starttls"
-  cleartext = "allow"
+{{end}}{{range .Listeners}}
+{{with .Comment}}# {{.}}
+{{end}}listener "{{.Protocol}}" "{{.Name}}" {
+  address   = ["{{.Address}}"]
+  mode      = "{{.Mode}}"
   hostname  = "localhost"
-  backend   = backend.mail
+{{with .More}}  {{.}}
+{{end}}  {{.Route}}
 }
-listener "smtp" "submission" {
-  address  = ["{{.Submission}}"]
-  mode     = "starttls"
-  hostname = "localhost"
-  route {
-    sni     = ["tenant.example.net"]
-    backend = backend.tenant
-  }
-  route { backend = backend.mail }
-}
-listener "smtp" "submissions" {
-  address  = ["{{.Submissions}}"]
-  mode     = "implicit"
-  hostname = "localhost"
-  backend  = backend.mail
-}
-listener "imap" "imap" {
-  address  = ["{{.IMAPListener}}"]
-  mode     = "starttls"
-  hostname = "localhost"
-  backend  = backend.mailbox
-}
-listener "imap" "imaps" {
-  address  = ["{{.IMAPS}}"]
-  mode     = "implicit"
-  hostname = "localhost"
-  backend  = backend.mailbox
-}
-listener "pop3" "pop3" {
-  address  = ["{{.POP3Listener}}"]
-  mode     = "starttls"
-  hostname = "localhost"
-  backend  = backend.maildrop
-}
-listener "pop3" "pop3s" {
-  address  = ["{{.POP3S}}"]
-  mode     = "implicit"
-  hostname = "localhost"
-  backend  = backend.maildrop
-}
-listener "lmtp" "lmtp" {
-  address  = ["{{.LMTPListener}}"]
-  mode     = "starttls"
-  hostname = "localhost"
-  backend  = backend.delivery
-}
-listener "sieve" "sieve" {
-  address  = ["{{.SieveListener}}"]
-  mode     = "starttls"
-  hostname = "localhost"
-  backend  = backend.scripts
-}
-listener "nntp" "nntp" {
-  address  = ["{{.NNTPListener}}"]
-  mode     = "starttls"
-  hostname = "localhost"
-  backend  = backend.news
-}
-listener "nntp" "nntps" {
-  address  = ["{{.NNTPS}}"]
-  mode     = "implicit"
-  hostname = "localhost"
-  backend  = backend.news
-}
-listener "tcp" "echo" {
-  address  = ["{{.EchoListener}}"]
-  mode     = "implicit"
-  hostname = "localhost"
-  backend  = backend.echo
-}
-`))
+{{end}}`))
 
 func (d *demoRun) writeConfig() error {
+	type backend struct{ Name, Address string }
+	type listener struct{ Comment, Protocol, Name, Mode, Address, More, Route string }
+	var backends []backend
+	var listeners []listener
+	for _, s := range d.backends.servers {
+		backends = append(backends, backend{s.backend, s.ln.Addr().String()})
+		for _, l := range s.listeners {
+			route := cmp.Or(l.route, "backend = backend."+s.backend)
+			listeners = append(listeners, listener{l.comment, l.protocol, l.name, l.mode, preferPort(l.port), l.more, route})
+		}
+	}
 	var text strings.Builder
-	err := demoConfig.Execute(&text, map[string]string{
-		"Dir":           filepath.ToSlash(d.ca.dir),
-		"Admin":         preferPort("9142"),
-		"Control":       controlPath(d.ca.dir),
-		"Mail":          d.backends.mail.Addr().String(),
-		"Tenant":        d.backends.tenant.Addr().String(),
-		"IMAP":          d.backends.imap.Addr().String(),
-		"POP3":          d.backends.pop3.Addr().String(),
-		"LMTP":          d.backends.lmtp.Addr().String(),
-		"Sieve":         d.backends.sieve.Addr().String(),
-		"News":          d.backends.news.Addr().String(),
-		"Echo":          d.backends.echo.Addr().String(),
-		"MX":            preferPort("2525"),
-		"Submission":    preferPort("2587"),
-		"Submissions":   preferPort("2465"),
-		"IMAPListener":  preferPort("2143"),
-		"IMAPS":         preferPort("2993"),
-		"POP3Listener":  preferPort("2110"),
-		"POP3S":         preferPort("2995"),
-		"LMTPListener":  preferPort("2024"),
-		"SieveListener": preferPort("2419"),
-		"NNTPListener":  preferPort("2119"),
-		"NNTPS":         preferPort("2563"),
-		"EchoListener":  preferPort("2007"),
+	err := demoConfig.Execute(&text, map[string]any{
+		"Dir":       filepath.ToSlash(d.ca.dir),
+		"Admin":     preferPort("9142"),
+		"Control":   controlPath(d.ca.dir),
+		"Backends":  backends,
+		"Listeners": listeners,
 	})
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(d.config, []byte(text.String()), 0o600)
+	formatted, diags := config.Format([]byte(text.String()), d.config)
+	if diags.HasErrors() {
+		return diags.Err()
+	}
+	return os.WriteFile(d.config, formatted, 0o600)
 }
 
 // controlPath is where the demo's control socket is. A directory whose name is
@@ -303,7 +205,7 @@ func (d *demoRun) address(listener string) string {
 func (d *demoRun) visits(ctx context.Context, w io.Writer) (failed []string) {
 	fmt.Fprint(w, "Sessions of ordinary clients, through the gateway, to servers without TLS:\n\n")
 	t := table{head: []string{"PROTOCOL", "PORT", "HOW", "TLS", "GROUP", "CERTIFICATE", ""}}
-	for _, v := range demoVisits() {
+	for _, v := range d.backends.visits() {
 		r := v.make(ctx, d.address(v.listener), d.ca.pool, &d.backends.seen)
 		version, group, certificate := "-", "-", "-"
 		if r.tls != nil {

@@ -31,21 +31,13 @@ const (
 // demoBackends are legacy servers in this process: none of them knows TLS, and
 // all believe the PROXY header, as such servers do behind a gateway.
 type demoBackends struct {
-	mail   net.Listener // SMTP
-	tenant net.Listener // SMTP of another customer, chosen by SNI
-	imap   net.Listener
-	pop3   net.Listener
-	lmtp   net.Listener
-	sieve  net.Listener // ManageSieve
-	news   net.Listener // NNTP
-	echo   net.Listener // says each line back
+	servers []demoServer
 
 	inbox   *imapmemserver.User
 	drop    maildrop // the same messages, for POP3
 	scripts scriptBox
 	group   newsgroup
 	seen    sightings
-	closers []io.Closer
 }
 
 func startBackends() (*demoBackends, error) {
@@ -53,40 +45,37 @@ func startBackends() (*demoBackends, error) {
 	if err := b.inbox.Create("INBOX", nil); err != nil {
 		return nil, err
 	}
-	for _, backend := range []struct {
-		name string
-		ln   *net.Listener
-	}{{"mail", &b.mail}, {"tenant", &b.tenant}, {"mailbox", &b.imap}, {"maildrop", &b.pop3}, {"delivery", &b.lmtp}, {"scripts", &b.sieve}, {"news", &b.news}, {"echo", &b.echo}} {
+	b.servers = demoServers(b)
+	for i := range b.servers {
+		s := &b.servers[i]
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			b.close()
-			return nil, fmt.Errorf("demo backend %s: %w", backend.name, err)
+			return nil, fmt.Errorf("demo backend %s: %w", s.backend, err)
 		}
-		*backend.ln = &legacyListener{
+		s.ln = &legacyListener{
 			Listener: &proxyproto.Listener{Listener: ln, ReadHeaderTimeout: 10 * time.Second},
-			name:     backend.name,
+			name:     s.backend,
 			seen:     &b.seen,
 		}
-		b.closers = append(b.closers, ln)
+		go s.serve(s.ln)
 	}
-	b.serveSMTP(b.mail, false)
-	b.serveSMTP(b.tenant, false)
-	b.serveSMTP(b.lmtp, true)
-	b.serveIMAP()
-	go b.servePOP3()
-	go b.serveSieve()
-	go b.serveNNTP()
-	go b.serveEcho()
 	return b, nil
 }
 
 func (b *demoBackends) close() {
-	for _, c := range b.closers {
-		c.Close()
+	for _, s := range b.servers {
+		if s.ln != nil {
+			s.ln.Close()
+		}
 	}
 }
 
-func (b *demoBackends) serveSMTP(ln net.Listener, lmtp bool) {
+// serveSMTP and serveLMTP put what comes where IMAP and POP3 find it.
+func (b *demoBackends) serveSMTP(ln net.Listener) { b.serveMail(ln, false) }
+func (b *demoBackends) serveLMTP(ln net.Listener) { b.serveMail(ln, true) }
+
+func (b *demoBackends) serveMail(ln net.Listener, lmtp bool) {
 	s := smtp.NewServer(smtp.BackendFunc(func(*smtp.Conn) (smtp.Session, error) {
 		return &demoMail{b}, nil
 	}))
@@ -96,11 +85,11 @@ func (b *demoBackends) serveSMTP(ln net.Listener, lmtp bool) {
 	s.MaxMessageBytes = 1 << 20
 	s.ReadTimeout, s.WriteTimeout = 5*time.Minute, time.Minute
 	s.ErrorLog = log.New(io.Discard, "", 0)
-	b.closers = append(b.closers, s)
-	go s.Serve(ln)
+	defer s.Close()
+	s.Serve(ln)
 }
 
-func (b *demoBackends) serveIMAP() {
+func (b *demoBackends) serveIMAP(ln net.Listener) {
 	users := imapmemserver.New()
 	users.AddUser(b.inbox)
 	s := imapserver.New(&imapserver.Options{
@@ -111,22 +100,28 @@ func (b *demoBackends) serveIMAP() {
 		InsecureAuth: true, // as above
 		Logger:       log.New(io.Discard, "", 0),
 	})
-	b.closers = append(b.closers, s)
-	go s.Serve(b.imap)
+	defer s.Close()
+	s.Serve(ln)
 }
 
-func (b *demoBackends) serveEcho() {
-	for {
-		conn, err := b.echo.Accept()
-		if err != nil {
-			return
+// each is a server that handles connections one by one.
+func each(handle func(net.Conn)) func(net.Listener) {
+	return func(ln net.Listener) {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(5 * time.Minute))
+				handle(conn)
+			}()
 		}
-		go echoLines(conn)
 	}
 }
 
-func echoLines(conn net.Conn) {
-	defer conn.Close()
+func serveEcho(conn net.Conn) {
 	lines := bufio.NewScanner(conn)
 	for lines.Scan() {
 		if _, err := fmt.Fprintf(conn, "%s\r\n", lines.Text()); err != nil {
@@ -232,7 +227,8 @@ func (l *legacyListener) Accept() (net.Conn, error) {
 	return &legacyConn{Conn: c, listener: l}, nil
 }
 
-// A legacyConn notes the first line its server reads.
+// A legacyConn notes the first line its server reads, or of a protocol without
+// lines what comes first.
 type legacyConn struct {
 	net.Conn
 	listener *legacyListener
@@ -244,7 +240,8 @@ func (c *legacyConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if !c.noted && n > 0 {
 		c.line = append(c.line, p[:n]...)
-		if line, _, ok := bytes.Cut(c.line, []byte("\n")); ok || len(c.line) > 512 {
+		line, _, ok := bytes.Cut(c.line, []byte("\n"))
+		if binary := c.line[0] < ' '; ok || binary || len(c.line) > 512 {
 			c.noted = true
 			c.listener.seen.add(sighting{
 				backend: c.listener.name,

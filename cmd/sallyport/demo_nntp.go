@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // A newsgroup keeps the latest articles of the one group of the demo.
@@ -47,20 +46,8 @@ func (g *newsgroup) size() int {
 	return len(g.articles)
 }
 
-func (b *demoBackends) serveNNTP() {
-	for {
-		conn, err := b.news.Accept()
-		if err != nil {
-			return
-		}
-		go serveNNTP(conn, &b.group)
-	}
-}
-
-// serveNNTP is the NNTP (RFC 3977) of an old server with one group.
-func serveNNTP(conn net.Conn, group *newsgroup) {
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Minute))
+// serve is the NNTP (RFC 3977) of an old server with one group.
+func (group *newsgroup) serve(conn net.Conn) {
 	c := textproto.NewConn(conn)
 	c.PrintfLine("200 legacy NNTP ready")
 	for {

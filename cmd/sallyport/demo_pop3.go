@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // A maildrop keeps the latest messages for POP3.
@@ -33,21 +32,9 @@ func (m *maildrop) snapshot() [][]byte {
 	return slices.Clone(m.messages)
 }
 
-func (b *demoBackends) servePOP3() {
-	for {
-		conn, err := b.pop3.Accept()
-		if err != nil {
-			return
-		}
-		go servePOP3(conn, &b.drop)
-	}
-}
-
-// servePOP3 is the POP3 (RFC 1939) of an old server, which a user can read his
+// serve is the POP3 (RFC 1939) of an old server, which a user can read his
 // mail by, and not delete it.
-func servePOP3(conn net.Conn, drop *maildrop) {
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Minute))
+func (drop *maildrop) serve(conn net.Conn) {
 	c := textproto.NewConn(conn)
 	c.PrintfLine("+OK legacy POP3 ready")
 	var messages [][]byte

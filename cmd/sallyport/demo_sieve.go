@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 )
 
 // A scriptBox keeps the one user's latest Sieve script.
@@ -21,20 +20,8 @@ type scriptBox struct {
 
 const maxScript = 64 << 10
 
-func (b *demoBackends) serveSieve() {
-	for {
-		conn, err := b.sieve.Accept()
-		if err != nil {
-			return
-		}
-		go serveSieve(conn, &b.scripts)
-	}
-}
-
-// serveSieve is the ManageSieve (RFC 5804) of an old server, for one script.
-func serveSieve(conn net.Conn, box *scriptBox) {
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(5 * time.Minute))
+// serve is the ManageSieve (RFC 5804) of an old server, for one script.
+func (box *scriptBox) serve(conn net.Conn) {
 	c := textproto.NewConn(conn)
 	const capabilities = "\"IMPLEMENTATION\" \"legacy\"\r\n\"SASL\" \"PLAIN\"\r\n\"SIEVE\" \"fileinto\"\r\n\"VERSION\" \"1.0\"\r\nOK"
 	c.PrintfLine(capabilities)

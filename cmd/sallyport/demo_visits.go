@@ -33,35 +33,6 @@ const (
 // visitTimeout bounds one visit in all.
 const visitTimeout = 10 * time.Second
 
-// A visit is a session made by client code that knows nothing of sallyport.
-type visit struct {
-	protocol string
-	listener string
-	how      string // as the client asks for TLS; cleartext: not at all
-	name     string // what it verifies the certificate for
-	backend  string // where it must arrive
-	play     func(conn net.Conn, config *tls.Config) error
-}
-
-func demoVisits() []visit {
-	return []visit{
-		{"smtp", "mx", "STARTTLS", demoName, "mail", visitSMTP("first", startTLS)},
-		{"smtp", "submission", "STARTTLS", demoName, "mail", visitSMTP("second", startTLS|login)},
-		{"smtp", "submission", "STARTTLS", demoTenant, "tenant", visitSMTP("third", startTLS|login)},
-		{"smtp", "submissions", "implicit", demoName, "mail", visitSMTP("fourth", implicitTLS|login)},
-		{"smtp", "mx", "cleartext", "", "mail", visitSMTP("fifth", 0)},
-		{"imap", "imap", "STARTTLS", demoName, "mailbox", visitIMAP},
-		{"imap", "imaps", "implicit", demoName, "mailbox", visitIMAPS},
-		{"lmtp", "lmtp", "STARTTLS", demoName, "delivery", visitLMTP},
-		{"pop3", "pop3", "STLS", demoName, "maildrop", visitPOP3},
-		{"pop3", "pop3s", "implicit", demoName, "maildrop", visitPOP3S},
-		{"sieve", "sieve", "STARTTLS", demoName, "scripts", visitSieve},
-		{"nntp", "nntp", "STARTTLS", demoName, "news", visitNNTP},
-		{"nntp", "nntps", "implicit", demoName, "news", visitNNTPS},
-		{"tcp", "echo", "implicit", demoName, "echo", visitEcho},
-	}
-}
-
 // A visitResult is a row of the table.
 type visitResult struct {
 	visit

@@ -65,15 +65,7 @@ func setupScript(env *testscript.Env) error {
 		return err
 	}
 	env.Defer(func() { backend.Close() })
-	go func() {
-		for {
-			conn, err := backend.Accept()
-			if err != nil {
-				return
-			}
-			go echoLines(conn)
-		}
-	}()
+	go each(serveEcho)(backend)
 	if err := listenNotify(env); err != nil {
 		return err
 	}

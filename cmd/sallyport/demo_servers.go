@@ -1,0 +1,135 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"strings"
+)
+
+// A demoServer is one legacy server of the demo, with the listeners before it
+// and the visits it is paid.
+type demoServer struct {
+	backend   string             // what the configuration calls it
+	serve     func(net.Listener) // until that is closed
+	listeners []demoListener
+	visits    []visit
+	ln        net.Listener
+}
+
+// A demoListener is what the gateway has before a demoServer.
+type demoListener struct {
+	protocol string
+	name     string
+	mode     string
+	port     string // where it is free
+	more     string // attributes besides
+	route    string // "": all that comes goes to the server
+	comment  string
+}
+
+// A visit is a session made by client code that knows nothing of sallyport.
+type visit struct {
+	listener string
+	how      string // as the client asks for TLS; cleartext: not at all
+	name     string // what it verifies the certificate for
+	play     func(conn net.Conn, config *tls.Config) error
+	protocol string // of the listener
+	backend  string // where it must arrive
+}
+
+// demoServers lists them in the order of the visits. A protocol is shown by
+// what its own file serves and visits, and by a place here.
+func demoServers(b *demoBackends) []demoServer {
+	const starttls, implicit = "starttls", "implicit"
+	return []demoServer{
+		{backend: "mail", serve: b.serveSMTP,
+			listeners: []demoListener{
+				{protocol: "smtp", name: "mx", mode: starttls, port: "2525", more: `cleartext = "allow"`,
+					comment: "A public mail exchanger must take mail without TLS as well (RFC 3207, 4)."},
+				{protocol: "smtp", name: "submission", mode: starttls, port: "2587",
+					route: "route {\nsni = [\"" + demoTenant + "\"]\nbackend = backend.tenant\n}\nroute { backend = backend.mail }"},
+				{protocol: "smtp", name: "submissions", mode: implicit, port: "2465"},
+			},
+			visits: []visit{
+				{listener: "mx", how: "STARTTLS", name: demoName, play: visitSMTP("first", startTLS)},
+				{listener: "submission", how: "STARTTLS", name: demoName, play: visitSMTP("second", startTLS|login)},
+				{listener: "submissions", how: implicit, name: demoName, play: visitSMTP("third", implicitTLS|login)},
+				{listener: "mx", how: "cleartext", play: visitSMTP("fourth", 0)},
+			}},
+		{backend: "tenant", serve: b.serveSMTP, // of another customer, chosen by SNI
+			visits: []visit{{listener: "submission", how: "STARTTLS", name: demoTenant, play: visitSMTP("fifth", startTLS|login)}}},
+		{backend: "mailbox", serve: b.serveIMAP,
+			listeners: []demoListener{
+				{protocol: "imap", name: "imap", mode: starttls, port: "2143"},
+				{protocol: "imap", name: "imaps", mode: implicit, port: "2993"},
+			},
+			visits: []visit{
+				{listener: "imap", how: "STARTTLS", name: demoName, play: visitIMAP},
+				{listener: "imaps", how: implicit, name: demoName, play: visitIMAPS},
+			}},
+		{backend: "delivery", serve: b.serveLMTP,
+			listeners: []demoListener{{protocol: "lmtp", name: "lmtp", mode: starttls, port: "2024"}},
+			visits:    []visit{{listener: "lmtp", how: "STARTTLS", name: demoName, play: visitLMTP}}},
+		{backend: "maildrop", serve: each(b.drop.serve),
+			listeners: []demoListener{
+				{protocol: "pop3", name: "pop3", mode: starttls, port: "2110"},
+				{protocol: "pop3", name: "pop3s", mode: implicit, port: "2995"},
+			},
+			visits: []visit{
+				{listener: "pop3", how: "STLS", name: demoName, play: visitPOP3},
+				{listener: "pop3s", how: implicit, name: demoName, play: visitPOP3S},
+			}},
+		{backend: "scripts", serve: each(b.scripts.serve),
+			listeners: []demoListener{{protocol: "sieve", name: "sieve", mode: starttls, port: "2419"}},
+			visits:    []visit{{listener: "sieve", how: "STARTTLS", name: demoName, play: visitSieve}}},
+		{backend: "news", serve: each(b.group.serve),
+			listeners: []demoListener{
+				{protocol: "nntp", name: "nntp", mode: starttls, port: "2119"},
+				{protocol: "nntp", name: "nntps", mode: implicit, port: "2563"},
+			},
+			visits: []visit{
+				{listener: "nntp", how: "STARTTLS", name: demoName, play: visitNNTP},
+				{listener: "nntps", how: implicit, name: demoName, play: visitNNTPS},
+			}},
+		{backend: "echo", serve: each(serveEcho), // says each line back
+			listeners: []demoListener{{protocol: "tcp", name: "echo", mode: implicit, port: "2007"}},
+			visits:    []visit{{listener: "echo", how: implicit, name: demoName, play: visitEcho}}},
+	}
+}
+
+// visits are all visits, knowing where they go.
+func (b *demoBackends) visits() (all []visit) {
+	protocols := map[string]string{}
+	for _, s := range b.servers {
+		for _, l := range s.listeners {
+			protocols[l.name] = l.protocol
+		}
+		for _, v := range s.visits {
+			v.protocol, v.backend = protocols[v.listener], s.backend
+			all = append(all, v)
+		}
+	}
+	return all
+}
+
+// demoPorts names the ports of all listeners, in lines that fit a terminal.
+func demoPorts() string {
+	var ports []string
+	for _, s := range demoServers(new(demoBackends)) {
+		for _, l := range s.listeners {
+			ports = append(ports, l.port)
+		}
+	}
+	var text strings.Builder
+	for i, port := range ports {
+		switch {
+		case i > 0 && i%12 == 0:
+			text.WriteString(",\n")
+		case i > 0:
+			text.WriteString(", ")
+		}
+		fmt.Fprint(&text, port)
+	}
+	return text.String()
+}
