@@ -71,6 +71,7 @@ type TLS struct {
 	Name       string
 	MinVersion uint16      // 0: tls.VersionTLS12
 	ClientAuth *ClientAuth // nil: clients are not asked
+	Tickets    TicketRing  // nil: ticket keys are in memory only
 }
 
 // ClientAuth asks clients for a certificate.

@@ -143,6 +143,7 @@ func (l *listener) tlsConfig(block *TLS) *tls.Config {
 		identity = auth.Identity
 	}
 
+	keys := l.ticketKeys(block)
 	// A ticket is good on the listener, for the name and under the policy it
 	// was issued for, and nowhere else (CVE-2025-23419, CVE-2025-68121).
 	binding := func(cs tls.ConnectionState) []byte {
@@ -154,10 +155,10 @@ func (l *listener) tlsConfig(block *TLS) *tls.Config {
 	}
 	c.WrapSession = func(cs tls.ConnectionState, state *tls.SessionState) ([]byte, error) {
 		state.Extra = append(state.Extra, binding(cs))
-		return l.tickets.EncryptTicket(cs, state)
+		return keys.seal(cs, state)
 	}
 	c.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
-		state, err := l.tickets.DecryptTicket(identity, cs)
+		state, err := keys.open(identity, cs)
 		if err != nil || state == nil {
 			return nil, err
 		}
