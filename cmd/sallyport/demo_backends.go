@@ -241,22 +241,27 @@ func (c *legacyConn) Read(p []byte) (int, error) {
 	if !c.noted && n > 0 {
 		c.line = append(c.line, p[:n]...)
 		line, _, ok := bytes.Cut(c.line, []byte("\n"))
-		if binary := c.line[0] < ' '; ok || binary || len(c.line) > 512 {
+		binary := bytes.ContainsFunc(line, func(r rune) bool { return r < ' ' && r != '\r' })
+		if ok || binary || len(c.line) > 512 {
 			c.noted = true
 			c.listener.seen.add(sighting{
 				backend: c.listener.name,
 				ends:    ends{client: addrPort(c.RemoteAddr()), listener: addrPort(c.LocalAddr())},
 				tls:     toldTLS(c.Conn),
-				first:   withoutPassword(string(line)),
+				first:   firstWords(line, binary),
 			})
 		}
 	}
 	return n, err
 }
 
-// withoutPassword cuts a line where IMAP's LOGIN has its arguments.
-func withoutPassword(line string) string {
-	verb, _, login := strings.Cut(strings.TrimSpace(line), " LOGIN ")
+// firstWords makes what a server read fit to be shown: a line up to where
+// IMAP's LOGIN has its arguments, or how a message without lines begins.
+func firstWords(line []byte, binary bool) string {
+	if binary {
+		return fmt.Sprintf("% x", line[:min(len(line), 8)])
+	}
+	verb, _, login := strings.Cut(strings.TrimSpace(string(line)), " LOGIN ")
 	if login {
 		return verb + " LOGIN …"
 	}

@@ -92,6 +92,36 @@ func demoServers(b *demoBackends) []demoServer {
 				{listener: "nntp", how: "STARTTLS", name: demoName, play: visitNNTP},
 				{listener: "nntps", how: implicit, name: demoName, play: visitNNTPS},
 			}},
+		{backend: "directory", serve: each(serveLDAP),
+			listeners: []demoListener{
+				{protocol: "ldap", name: "ldap", mode: starttls, port: "2389"},
+				{protocol: "ldap", name: "ldaps", mode: implicit, port: "2636"},
+			},
+			visits: []visit{
+				{listener: "ldap", how: "StartTLS", name: demoName, play: visitLDAP},
+				{listener: "ldaps", how: implicit, name: demoName, play: visitLDAPS},
+			}},
+		{backend: "database", serve: each(servePostgres),
+			listeners: []demoListener{{protocol: "postgres", name: "postgres", mode: starttls, port: "2432"}},
+			visits:    []visit{{listener: "postgres", how: "SSLRequest", name: demoName, play: visitPostgres}}},
+		{backend: "chat", serve: each(serveIRC),
+			listeners: []demoListener{
+				{protocol: "irc", name: "irc", mode: starttls, port: "2667"},
+				{protocol: "irc", name: "ircs", mode: implicit, port: "2697"},
+			},
+			visits: []visit{
+				{listener: "irc", how: "STARTTLS", name: demoName, play: visitIRC},
+				{listener: "ircs", how: implicit, name: demoName, play: visitIRCS},
+			}},
+		{backend: "terminal", serve: each(serveEcho),
+			listeners: []demoListener{
+				{protocol: "telnet", name: "telnet", mode: starttls, port: "2023"},
+				{protocol: "telnet", name: "telnets", mode: implicit, port: "2992"},
+			},
+			visits: []visit{
+				{listener: "telnet", how: "START_TLS", name: demoName, play: visitTelnet},
+				{listener: "telnets", how: implicit, name: demoName, play: visitEcho},
+			}},
 		{backend: "echo", serve: each(serveEcho), // says each line back
 			listeners: []demoListener{{protocol: "tcp", name: "echo", mode: implicit, port: "2007"}},
 			visits:    []visit{{listener: "echo", how: implicit, name: demoName, play: visitEcho}}},
