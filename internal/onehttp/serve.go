@@ -1,0 +1,151 @@
+// Package onehttp serves HTTP/1.1 (RFC 9110, 9112) on a connection that
+// somebody else has accepted, and whose end somebody else writes.
+//
+// net/http serves it. What is added is what a gateway owes its clients and
+// operators: one connection's end as a value, a stop between two requests, and
+// no goroutine that outlives the connection.
+package onehttp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// ErrCutShort is what Serve returns when a handler gave up in the middle of an
+// answer (http.ErrAbortHandler): the client must see the stream break off.
+var ErrCutShort = errors.New("an answer was cut short")
+
+// newConnGrace is a second more than what SetKeepAlivesEnabled leaves to a
+// connection on which no request has begun.
+const newConnGrace = 6 * time.Second
+
+// Serve answers what comes on c with h until the client leaves, a deadline of
+// whoever owns c ends a read, or the gateway stops: once stopping is closed,
+// an answer says `Connection: close`, and between two requests the connection
+// ends. A nil stopping is never closed.
+//
+// Serve does not close c, and when it returns nobody reads or writes c any
+// more. The error is nil when the stream ended between two requests, and what
+// ended it otherwise: wire.ErrIdle, wire.ErrShutdown, ErrCutShort or the
+// connection's own. A panic of h goes on in the caller's goroutine.
+func Serve(ctx context.Context, c net.Conn, h http.Handler, stopping <-chan struct{}) error {
+	o := &one{conn: newConn(c), handler: h, done: make(chan struct{})}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	server := &http.Server{
+		Handler:                      o,
+		Protocols:                    protocols,
+		DisableGeneralOptionsHandler: true, // `OPTIONS *` is the handler's
+		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ConnState:                    o.state,
+		ErrorLog:                     log.New(io.Discard, "", 0), // what is worth telling is returned
+	}
+	var watch sync.WaitGroup
+	watch.Go(func() { o.stop(server, stopping) })
+	server.Serve(o)
+	o.conn.retire()
+	watch.Wait()
+	if o.caught != nil {
+		panic(o.caught)
+	}
+	return o.result()
+}
+
+// one is a listener that has one connection to give, and its handler.
+type one struct {
+	conn    *conn
+	handler http.Handler
+	given   bool
+	done    chan struct{}
+	over    sync.Once
+
+	// What follows is the serving goroutine's, until done is closed.
+	hijacked bool
+	cut      bool
+	caught   any
+}
+
+var (
+	_ net.Listener = (*one)(nil)
+	_ http.Handler = (*one)(nil)
+)
+
+// Accept implements net.Listener.
+func (o *one) Accept() (net.Conn, error) {
+	if !o.given {
+		o.given = true
+		return o.conn, nil
+	}
+	<-o.done
+	return nil, net.ErrClosed
+}
+
+// Close implements net.Listener.
+func (o *one) Close() error { return nil }
+
+// Addr implements net.Listener.
+func (o *one) Addr() net.Addr { return o.conn.LocalAddr() }
+
+func (o *one) end() { o.over.Do(func() { close(o.done) }) }
+
+func (o *one) state(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateHijacked:
+		o.hijacked = true // the handler still runs
+	case http.StateClosed:
+		o.end()
+	}
+}
+
+// ServeHTTP implements http.Handler. net/http forgives panics, and so hides
+// what is broken.
+func (o *one) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		switch caught := recover(); caught {
+		case nil:
+		case http.ErrAbortHandler:
+			o.cut = true
+			defer panic(caught)
+		default:
+			o.caught = fmt.Errorf("%v\n%s", caught, debug.Stack())
+			defer panic(http.ErrAbortHandler)
+		}
+		if o.hijacked {
+			o.end()
+		}
+	}()
+	o.handler.ServeHTTP(w, r)
+}
+
+// stop ends the connection between two requests once stopping is closed.
+func (o *one) stop(server *http.Server, stopping <-chan struct{}) {
+	select {
+	case <-o.done:
+		return
+	case <-stopping:
+		server.SetKeepAlivesEnabled(false)
+	}
+	select {
+	case <-o.done:
+	case <-time.After(newConnGrace):
+		server.SetKeepAlivesEnabled(false)
+	}
+}
+
+func (o *one) result() error {
+	if err := o.conn.broken(); err != nil {
+		return err
+	}
+	if o.cut {
+		return ErrCutShort
+	}
+	return nil
+}
