@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 
 	"github.com/sallyport/sallyport/upgraders"
+	"github.com/sallyport/sallyport/upgraders/all"
 )
 
 // Every attribute and nested block has a description, and every block of the
@@ -209,9 +210,10 @@ func TestExamples(t *testing.T) {
 		t.Fatalf("no examples: %v", err)
 	}
 	certs := testCertificates(t)
+	shown := map[string]bool{}
 	for _, path := range paths {
 		t.Run(filepath.Base(filepath.Dir(path)), func(t *testing.T) {
-			_, diags := Load(path, Options{Vars: varsFor(path, certs), Getenv: func(string) (string, bool) { return "", false }})
+			cfg, diags := Load(path, Options{Vars: varsFor(path, certs), Getenv: func(string) (string, bool) { return "", false }})
 			src, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
@@ -231,7 +233,17 @@ func TestExamples(t *testing.T) {
 			if formatted, _ := Format(src, path); !bytes.Equal(formatted, src) {
 				t.Errorf("%s is not in the one style: sallyport fmt", path)
 			}
+			if cfg != nil {
+				for _, l := range cfg.Gateway.Listeners {
+					shown[l.Protocol.Name] = true
+				}
+			}
 		})
+	}
+	for _, p := range all.Protocols() {
+		if !shown[p.Name] && p.Name != "tcp" { // which has nothing to explain
+			t.Errorf("no example has a listener %q", p.Name)
+		}
 	}
 }
 
