@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	goldap "github.com/go-ldap/ldap/v3"
 )
 
 const slapdConf = `include /etc/ldap/schema/core.schema
@@ -186,5 +189,49 @@ func TestDirectoryDown(t *testing.T) {
 			argv = append(argv, "-ZZ")
 		}
 		ldap(t, "", "ldapwhoami", url, argv...).exited(t, 52).says(t, "not available; try again later").silentOf(t, nowhere)
+	}
+}
+
+// go-ldap asks by StartTLS and begins with ldaps, binds, searches in pages and
+// modifies. Control: a bind without TLS is refused with its own code.
+func TestDirectoryGo(t *testing.T) {
+	t.Parallel()
+	g := directory(t, slapdServer(t), "")
+	config := lab.pki.client("localhost")
+	for _, how := range []string{"StartTLS", "ldaps"} {
+		var c *goldap.Conn
+		var err error
+		if how == "ldaps" {
+			c, err = goldap.DialURL("ldaps://"+g.addr("ldaps"), goldap.DialWithTLSConfig(config))
+		} else if c, err = goldap.DialURL("ldap://" + g.addr("ldap")); err == nil {
+			err = c.StartTLS(config)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", how, err)
+		}
+		defer c.Close()
+		if cs, ok := c.TLSConnectionState(); !ok || cs.Version != tls.VersionTLS13 {
+			t.Errorf("%s: %t, %s", how, ok, tls.VersionName(cs.Version))
+		}
+		if err := c.Bind("cn=admin,dc=example,dc=org", password); err != nil {
+			t.Fatalf("%s: bind: %v", how, err)
+		}
+		found, err := c.SearchWithPaging(goldap.NewSearchRequest("dc=example,dc=org", goldap.ScopeWholeSubtree, goldap.NeverDerefAliases, 0, 0, false, "(cn=u*)", []string{"cn"}, nil), 500)
+		if err != nil || len(found.Entries) != entries {
+			t.Errorf("%s: search: %v", how, err)
+		}
+		change := goldap.NewModifyRequest("cn=u9,dc=example,dc=org", nil)
+		change.Replace("description", []string{how})
+		if err := c.Modify(change); err != nil {
+			t.Errorf("%s: modify: %v", how, err)
+		}
+	}
+	c, err := goldap.DialURL("ldap://" + g.addr("ldap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Bind("cn=admin,dc=example,dc=org", password); !goldap.IsErrorWithCode(err, goldap.LDAPResultConfidentialityRequired) {
+		t.Errorf("a bind without TLS: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"crypto/sha256"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"os"
@@ -13,18 +14,23 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
-// thePostgres starts one server with TLS off, that wants SCRAM of everybody.
-// It runs as the user that Debian's package makes.
-var thePostgres = sync.OnceValues(func() (addr string, err error) {
+// thePostgres is a server with TLS off, that wants SCRAM of everybody.
+var thePostgres = sync.OnceValues(func() (string, error) { return startPostgres("postgres") })
+
+// startPostgres runs a server as the user that Debian's package makes, with
+// settings as postgres -c takes them.
+func startPostgres(name string, settings ...string) (addr string, err error) {
 	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
 	if len(bins) == 0 {
 		return "", fmt.Errorf("no PostgreSQL: apt-get install postgresql")
 	}
 	bin := bins[len(bins)-1]
-	dir := filepath.Join(lab.dir, "postgres")
-	pw := filepath.Join(lab.dir, "postgres-password")
+	dir := filepath.Join(lab.dir, name)
+	pw := filepath.Join(lab.dir, name+"-password")
 	if err := os.WriteFile(pw, []byte(password+"\n"), 0o644); err != nil {
 		return "", err
 	}
@@ -37,10 +43,18 @@ var thePostgres = sync.OnceValues(func() (addr string, err error) {
 	if out, err := init.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("initdb: %w: %s", err, out)
 	}
+	for _, file := range []string{"localhost.crt", "localhost.key"} { // for settings that want them
+		if out, err := exec.Command("install", "-o", "postgres", "-m", "0600", lab.pki.file(file), dir).CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%w: %s", err, out)
+		}
+	}
 	addr = address()
 	_, port, _ := net.SplitHostPort(addr)
-	d, err := start(append(as, filepath.Join(bin, "postgres"), "-D", dir, "-p", port, "-c", "listen_addresses=127.0.0.1",
-		"-c", "unix_socket_directories=", "-c", "fsync=off", "-c", "log_connections=on")...)
+	argv := append(as, filepath.Join(bin, "postgres"), "-D", dir, "-p", port)
+	for _, setting := range append([]string{"listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off", "log_connections=on"}, settings...) {
+		argv = append(argv, "-c", setting)
+	}
+	d, err := start(argv...)
 	if err != nil {
 		return "", err
 	}
@@ -48,7 +62,7 @@ var thePostgres = sync.OnceValues(func() (addr string, err error) {
 		return "", err
 	}
 	return addr, reachable(d, addr)
-})
+}
 
 func postgresServer(t *testing.T) string {
 	t.Helper()
@@ -197,4 +211,89 @@ func TestPostgresDown(t *testing.T) {
 	g := database(t, nowhere, "")
 	r := psql(t, g.port("db"), "sslmode=verify-full", "", "-c", "select 1").exited(t, 2).says(t, "not available; try again later")
 	r.silentOf(t, nowhere)
+}
+
+// pgx begins with TLS as libpq 17 does, or asks for it, and logs in by SCRAM. A
+// context that ends has it send a CancelRequest. Control: without TLS there is
+// no session.
+func TestPostgresPgx(t *testing.T) {
+	t.Parallel()
+	g := database(t, postgresServer(t), "")
+	connect := func(options string) (*pgx.Conn, error) {
+		dsn := fmt.Sprintf("host=localhost port=%s user=u1 password=%s dbname=postgres sslrootcert=%s %s", g.port("db"), password, lab.pki.ca, options)
+		return pgx.Connect(t.Context(), dsn)
+	}
+	for _, options := range []string{"sslmode=verify-full sslnegotiation=direct", "sslmode=verify-full sslnegotiation=postgres"} {
+		c, err := connect(options)
+		if err != nil {
+			t.Fatalf("%s: %v", options, err)
+		}
+		defer c.Close(t.Context())
+		var n int
+		if err := c.QueryRow(t.Context(), "select $1::int * 7", 6).Scan(&n); err != nil || n != 42 {
+			t.Errorf("%s: %d, %v", options, n, err)
+		}
+		cs := c.PgConn().Conn().(*tls.Conn).ConnectionState()
+		if cs.Version != tls.VersionTLS13 || strings.Contains(options, "direct") != (cs.NegotiatedProtocol == "postgresql") {
+			t.Errorf("%s: %s, ALPN %q", options, tls.VersionName(cs.Version), cs.NegotiatedProtocol)
+		}
+		if err := c.PgConn().CancelRequest(t.Context()); err != nil { // inside TLS, as the session came
+			t.Errorf("%s: CancelRequest: %v", options, err)
+		}
+	}
+	c, err := connect("sslmode=verify-full sslnegotiation=direct")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	slept := make(chan error, 1)
+	go func() { _, err := c.Exec(t.Context(), "select pg_sleep(600) /* pgx */"); slept <- err }()
+	if !eventually(20*time.Second, func() bool {
+		return strings.HasPrefix(psql(t, g.port("db"), "sslmode=require", "", "-c", "select count(*) from pg_stat_activity where query like '%/* pgx */' and wait_event = 'PgSleep'").out, "1")
+	}) {
+		t.Fatal("the query does not run")
+	}
+	if err := c.PgConn().CancelRequest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-slept; err == nil || !strings.Contains(err.Error(), "57014") {
+		t.Errorf("the query that was cancelled ended with %v", err)
+	}
+	if _, err := connect("sslmode=disable"); err == nil || !strings.Contains(err.Error(), "28000") {
+		t.Errorf("without TLS: %v", err)
+	}
+}
+
+// RFC 5802, 6: over backend TLS the server offers SCRAM-SHA-256-PLUS, which the
+// gateway removes; the client says that it could have bound and was not asked to,
+// and the server takes that for an attack. The login fails, and cleanly; a client
+// that is told not to bind gets in. Control: straight to the server it binds.
+func TestPostgresChannelBinding(t *testing.T) {
+	t.Parallel()
+	root(t)
+	need(t, "psql")
+	addr, err := startPostgres("postgres-tls", "ssl=on", "ssl_cert_file=localhost.crt", "ssl_key_file=localhost.key")
+	if err != nil {
+		lacking(t, "%v", err)
+	}
+	g := serve(t, fmt.Sprintf(`
+listener "postgres" "db" {
+  address = [{{listen "db"}}]
+  mode    = "starttls"
+  backend = backend.db
+}
+backend "db" {
+  servers = [%q]
+  tls {
+    mode        = "starttls"
+    ca_file     = %q
+    server_name = "localhost"
+  }
+}
+`, addr, lab.pki.ca))
+	_, direct, _ := net.SplitHostPort(addr)
+	const byTLS = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
+	psql(t, direct, "sslmode=verify-full", "", "-c", byTLS).ok(t).says(t, "t")
+	psql(t, g.port("db"), "sslmode=verify-full", "", "-c", byTLS).exited(t, 2).says(t, "SCRAM")
+	psql(t, g.port("db"), "sslmode=verify-full channel_binding=disable", "", "-c", byTLS).ok(t).says(t, "t")
 }
