@@ -117,6 +117,7 @@ func newLoader(opts Options) *loader {
 		tls:       make(map[*tlsBlock]*gateway.TLS),
 		policies:  make(map[*policyBlock]*gateway.Policy),
 		backends:  make(map[*backendBlock]*gateway.Backend),
+		used:      make(map[string]bool),
 	}
 	if l.getenv == nil {
 		l.getenv = os.LookupEnv

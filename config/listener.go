@@ -86,6 +86,7 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 	l.checkOldTLS(b, g)
 	l.checkClearRoute(b, g)
 	l.checkAuto(b, g)
+	l.warnUncovered(b, g)
 	return g
 }
 

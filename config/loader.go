@@ -60,6 +60,7 @@ type loader struct {
 	tls      map[*tlsBlock]*gateway.TLS
 	policies map[*policyBlock]*gateway.Policy
 	backends map[*backendBlock]*gateway.Backend
+	used     map[string]bool // blocks that something refers to: "kind.name"
 }
 
 // A source is a file that was read.
@@ -265,6 +266,7 @@ func (l *loader) config() *Config {
 	}
 	l.checkAddresses()
 	l.warnOpossum(listeners)
+	l.warnUnused()
 	if len(l.root.Listeners) == 0 {
 		l.errorf(hcl.Range{Filename: l.names[0], Start: hcl.InitialPos, End: hcl.InitialPos}, "No listener", "There is nothing to do: write a block listener \"smtp\" \"mx\" { … }.")
 	}

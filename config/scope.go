@@ -64,9 +64,11 @@ func (l *loader) resolves(t hcl.Traversal) bool {
 	}
 	name, ok := stepOf(t)
 	if !ok {
+		l.use(root, "")
 		return true // the whole, or an expression in brackets: hcl will look
 	}
 	if _, ok := values[name]; ok {
+		l.use(root, name)
 		return true
 	}
 	l.errorf(at, "Unknown reference", "There is no %s.%s%s", root, name, l.instead(root, name))
