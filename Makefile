@@ -35,7 +35,7 @@ test: ## everything; installs servers and clients where it may, and names what i
 setup: ## what test needs, from Debian's packages
 	scripts/test-setup.sh
 
-unit: ## what needs no server: under a minute, offline
+unit: ## what needs no server (but for name servers on loopback): under a minute, offline
 	$(GO) vet ./...
 	GOARCH=386 $(GO) vet ./...
 	$(GO) test $(RACE) -shuffle=on -count=1 -timeout=10m $(UNIT)

@@ -188,6 +188,7 @@ var layers = []struct{ pkg, may, because string }{
 	{"cmd/*", "config gateway certs migrate upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
 	{"config", "gateway certs upgraders upgraders/all", "it translates HCL for the gateway and knows protocols only by their list"},
 	{"migrate", "upgraders", "it turns the text of other programs into text for config, and knows of protocols what their contract says"},
+	{"certs/acme", "certs certs/store", "it talks to authorities and keeps what they issue, and knows nothing of who serves it"},
 	{"certs", "", "where certificates come from is nobody else's affair: the gateway has an interface for it"},
 	{"gateway", "upgraders internal/wire internal/relay", "it knows the contract, and no protocol, no file format, no source of certificates"},
 	{"upgraders", "internal/wire", "it is the contract between gateway and protocols, and nothing else"},

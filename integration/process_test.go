@@ -21,6 +21,9 @@ import (
 // debian names the package of each tool the tests start.
 var debian = map[string]string{
 	"curl":           "curl",
+	"named":          "bind9",
+	"knotd":          "knot",
+	"nsupdate":       "bind9-dnsutils",
 	"dovecot":        "dovecot-imapd dovecot-lmtpd dovecot-pop3d dovecot-managesieved",
 	"fetchmail":      "fetchmail",
 	"gnutls-cli":     "gnutls-bin",
