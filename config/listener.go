@@ -38,7 +38,7 @@ type listenerBlock struct {
 type routeBlock struct {
 	block
 	SNI     attr[[]sni]         `hcl:"sni,optional" unset:"every session" doc:"server names that the client asks for; * stands for one label on the left"`
-	Host    attr[[]sni]         `hcl:"host,optional" doc:"the same for a name spoken inside TLS (xmpp)"`
+	Host    attr[[]sni]         `hcl:"host,optional" unset:"every session" doc:"the same for the host that the client names in the protocol's own words, before TLS and inside it (xmpp, xmpp-server)"`
 	TLS     attr[*tlsBlock]     `hcl:"tls,optional" unset:"the listener's" doc:"how these sessions are encrypted"`
 	Backend attr[*backendBlock] `hcl:"backend" doc:"where they go"`
 }

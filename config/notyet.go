@@ -27,8 +27,6 @@ var notYet = []struct {
 	{"listener", "xmpp", ""},
 	{"listener", "xmpp-server", ""},
 
-	{"listener.route.host", "", "It is about xmpp: write sni."},
-
 	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},
 
 	{"tls.tickets", "shared", "Leave it out: tickets are good on the gateway that issued them."},

@@ -22,6 +22,7 @@ func (l *loader) routes(b *listenerBlock, p *upgraders.Protocol) (routes []*gate
 	}
 	l.checkOrder(blocks)
 	for _, r := range blocks {
+		l.checkHost(r, p)
 		route := &gateway.Route{SNI: plain(r.SNI.Value), Host: plain(r.Host.Value)}
 		if r.TLS.good() {
 			route.TLS = l.tls[r.TLS.Value]
@@ -44,15 +45,22 @@ func plain(names []sni) (list []string) {
 	return list
 }
 
+// checkHost refuses a route by what no client of the protocol says.
+func (l *loader) checkHost(r *routeBlock, p *upgraders.Protocol) {
+	if r.Host.written && !p.Hosts {
+		l.errorf(r.Host.At, "A route by a host that nobody names", "Clients of %s say whom they want by SNI alone: write sni.", p.Name)
+	}
+}
+
 // checkOrder refuses routes that no session can reach, because those before
 // them match whatever they match.
 func (l *loader) checkOrder(blocks []*routeBlock) {
 	for i, r := range blocks {
-		if r.SNI.bad || r.Host.written {
+		if r.SNI.bad || r.Host.bad {
 			continue
 		}
 		for _, before := range blocks[:i] {
-			if !before.SNI.bad && !before.Host.written && before.shadows(r) {
+			if !before.SNI.bad && !before.Host.bad && before.shadows(r) {
 				l.errorf(r.At, "A route that no session reaches", "The route at %s matches all that this one does: move this one before it, or leave it out.", where(before.At))
 				break
 			}
@@ -60,15 +68,24 @@ func (l *loader) checkOrder(blocks []*routeBlock) {
 	}
 }
 
+// names are those that choose the route: hosts are named later than the SNI,
+// and by every client.
+func (r *routeBlock) names() []sni {
+	if len(r.Host.Value) > 0 {
+		return r.Host.Value
+	}
+	return r.SNI.Value
+}
+
 func (r *routeBlock) shadows(later *routeBlock) bool {
-	if len(r.SNI.Value) == 0 {
+	if len(r.names()) == 0 {
 		return true
 	}
-	if len(later.SNI.Value) == 0 {
+	if len(later.names()) == 0 {
 		return false
 	}
-	for _, name := range later.SNI.Value {
-		if !slices.ContainsFunc(r.SNI.Value, func(p sni) bool { return p.covers(name) }) {
+	for _, name := range later.names() {
+		if !slices.ContainsFunc(r.names(), func(p sni) bool { return p.covers(name) }) {
 			return false
 		}
 	}

@@ -70,13 +70,14 @@ func (l *loader) checkOldTLS(b *listenerBlock, g *gateway.Listener) {
 }
 
 // checkClearRoute refuses cleartext that leads nowhere: a session without TLS
-// has no SNI to be routed by and no certificate to show.
+// has no SNI to be routed by, unless it names its host, and no certificate to
+// show.
 func (l *loader) checkClearRoute(b *listenerBlock, g *gateway.Listener) {
 	if !g.Cleartext || g.Mode == gateway.Implicit || len(g.Routes) == 0 {
 		return
 	}
 	for _, r := range g.Routes {
-		if len(r.SNI) > 0 || len(r.Host) > 0 {
+		if (len(r.SNI) > 0 || len(r.Host) > 0) && !g.Protocol.Hosts {
 			continue
 		}
 		settings := r.TLS

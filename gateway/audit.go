@@ -91,7 +91,7 @@ func questionsOf(ctx context.Context, cfg *Config) (list []*questioning) {
 		for _, r := range l.Routes {
 			key := backendKey{r.Backend.Name, l.Protocol.Name}
 			if known[key] == nil {
-				b := newBackend(r.Backend, l.Protocol, l.Hostname, g, resolver)
+				b := newBackend(r.Backend, l.Protocol, l.probesFor(r), g, resolver)
 				for _, sv := range r.Backend.Servers {
 					for _, sv := range b.expand(ctx, sv, map[string]bool{}) {
 						known[key] = append(known[key], &questioning{backend: b, server: sv, local: local})

@@ -25,7 +25,7 @@ type backendKey struct{ name, protocol string }
 type backend struct {
 	cfg        *Backend
 	protocol   *upgraders.Protocol
-	hostname   string // what the gateway calls itself in probes
+	hostname   string // what probes call the gateway, or the host they ask for
 	log        *slog.Logger
 	metrics    *Metrics
 	resolver   *net.Resolver

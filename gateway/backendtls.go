@@ -34,7 +34,7 @@ func backendTLS(cfg *Backend) *tls.Config {
 
 // secure ends the cleartext of a leg. There is no way back: a server that does
 // not offer TLS, or does not prove who it is, is one that is down.
-func (b *backend) secure(ctx context.Context, l *leg) error {
+func (b *backend) secure(ctx context.Context, l *leg, host string) error {
 	if b.tls == nil {
 		return nil
 	}
@@ -44,7 +44,7 @@ func (b *backend) secure(ctx context.Context, l *leg) error {
 	defer cancel()
 	if b.cfg.TLS.Mode == StartTLS {
 		l.conn.SetBudget(probeBytes, probeUnits)
-		if err := b.protocol.Request(ctx, l.conn); err != nil {
+		if err := b.protocol.Request(ctx, l.conn, host); err != nil {
 			return fmt.Errorf("ask the backend for TLS: %w", err)
 		}
 		l.conn.ClearBudget()

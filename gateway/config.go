@@ -49,7 +49,7 @@ type Listener struct {
 // A Route sends sessions to a backend.
 type Route struct {
 	SNI     []string // exact names or one-label wildcards; none matches every session
-	Host    []string // the same for a name spoken inside TLS (XMPP)
+	Host    []string // the same for a name in the protocol's own words (XMPP's `to`)
 	TLS     *TLS     // nil: the listener's
 	Backend *Backend
 }

@@ -109,11 +109,11 @@ func (g *Gateway) Apply(cfg *Config) error {
 				continue
 			}
 			old := g.backends[key]
-			if old != nil && old.hostname == lc.Hostname && sameBackend(old.cfg, rc.Backend) && g.resolver == cfg.Resolver {
+			if old != nil && old.hostname == lc.probesFor(rc) && sameBackend(old.cfg, rc.Backend) && g.resolver == cfg.Resolver {
 				backends[key] = old // keeps what was learned
 				continue
 			}
-			backends[key] = newBackend(rc.Backend, lc.Protocol, lc.Hostname, g, resolver)
+			backends[key] = newBackend(rc.Backend, lc.Protocol, lc.probesFor(rc), g, resolver)
 			backends[key].replace(old)
 		}
 	}

@@ -36,7 +36,7 @@ func toy() *upgraders.Protocol {
 	return &upgraders.Protocol{
 		Name: "toy", Keyword: "TLS", ServerFirst: true, ALPN: []string{"toy"},
 		Greeting: []byte("backend, greeted\r\n"),
-		Request: func(ctx context.Context, c *wire.Conn) error {
+		Request: func(ctx context.Context, c *wire.Conn, _ string) error {
 			if _, err := c.ReadLine(100); err != nil {
 				return err
 			}
@@ -54,8 +54,9 @@ func toy() *upgraders.Protocol {
 }
 
 type toyUpgrader struct {
-	early bool
-	hook  func(s *upgraders.Session, line string) (upgraders.Handover, error)
+	early  bool
+	accept string // the host that Accept names
+	hook   func(s *upgraders.Session, line string) (upgraders.Handover, error)
 }
 
 func (u *toyUpgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
@@ -96,6 +97,9 @@ func (u *toyUpgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgrad
 
 func (u *toyUpgrader) Implicit(*upgraders.Session) upgraders.Handover {
 	return upgraders.Handover{
+		Accept: func(context.Context, *wire.Conn) (upgraders.Route, error) {
+			return upgraders.Route{Host: u.accept}, nil
+		},
 		Join: func(ctx context.Context, l *upgraders.Link) error {
 			line, err := l.Backend.ReadLine(100)
 			if err != nil {

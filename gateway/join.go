@@ -37,7 +37,7 @@ func (l *leg) close() {
 var (
 	errJoin = errors.New("join")
 	errFull = errors.New("at its max_connections")
-	errElse = fmt.Errorf("%w: the backend that spoke before TLS is another route's", errNoRoute)
+	errElse = fmt.Errorf("%w: the backend that spoke before TLS is another route's", upgraders.ErrNoRoute)
 )
 
 // join reaches a server of the route's backend that serves: the next one is
@@ -52,7 +52,7 @@ func (s *session) join(ctx context.Context, h upgraders.Handover, r *route) (*le
 			s.gw.log.Debug("backend server cannot be reached", "cid", s.cid, "backend", r.backend.cfg.Name, "server", sv.Address, "error", err)
 			continue
 		}
-		s.server = sv.Address
+		s.server = l.server.Address
 		if h.Join == nil {
 			return l, nil
 		}
@@ -104,21 +104,37 @@ func (s *session) link(r *route, l *leg) *upgraders.Link {
 	}
 }
 
+// dialPreview serves the protocols whose client names a host and may then go on
+// in cleartext.
+func (s *session) dialPreview(ctx context.Context, host string) (*wire.Conn, error) {
+	r, err := s.routeForHost(host, "")
+	if err != nil {
+		return nil, err
+	}
+	conn, err := s.dialEarly(ctx, r)
+	s.preview = s.early != nil
+	return conn, err
+}
+
 // dialEarly serves the protocols whose backend speaks first. There is no SNI
-// yet, so there is one route.
-func (s *session) dialEarly(ctx context.Context) (*wire.Conn, error) {
+// yet.
+func (s *session) dialEarly(ctx context.Context, r *route) (*wire.Conn, error) {
 	if s.early != nil {
 		return s.early.conn, nil
 	}
 	var last error
-	b := s.l.defaultRoute().backend
+	b := r.backend
 	for _, sv := range b.order(s.client.Addr()) {
 		l, err := s.dial(ctx, b, sv)
 		if err == nil {
+			l.sock.SetDeadline(s.began.Add(s.l.cfg.Policy.Dialogue.Timeout))
 			s.early = l
 			return l.conn, nil
 		}
 		last = err
+	}
+	if last == nil {
+		last = fmt.Errorf("backend %q: every server is %w", b.cfg.Name, errFull)
 	}
 	return nil, last
 }
@@ -135,7 +151,7 @@ func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error
 	if !b.admit(sv) {
 		return nil, fmt.Errorf("server %s is %w", sv.Address, errFull)
 	}
-	l, err := b.connect(ctx, s.gw.ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+	l, err := b.connect(ctx, s.gw.ctx, sv, s.host, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
 	if err == nil {
 		l.sock.SetStall(s.l.cfg.Policy.StallTimeout)
 	}
@@ -146,13 +162,13 @@ func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error
 // and held back by no limit.
 func (b *backend) dial(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
 	b.count(sv, 1)
-	return b.connect(ctx, life, sv, header)
+	return b.connect(ctx, life, sv, b.hostname, header)
 }
 
 // connect connects to one server, which has counted the leg already, and
 // writes the PROXY header that header makes, given our own address. ctx bounds
-// the dialling, life what comes after it.
-func (b *backend) connect(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
+// the dialling, life what comes after it; host is what the client has named.
+func (b *backend) connect(ctx, life context.Context, sv *server, host string, header func(self netip.AddrPort) []byte) (*leg, error) {
 	d := net.Dialer{Timeout: b.connectTimeout(), Resolver: b.resolver}
 	network, address := sv.network()
 	c, err := d.DialContext(ctx, network, address)
@@ -170,7 +186,7 @@ func (b *backend) connect(ctx, life context.Context, sv *server, header func(sel
 	c.SetWriteDeadline(time.Time{})
 	sock := relay.NewSocket(c)
 	l := &leg{backend: b, server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}
-	if err := b.secure(ctx, l); err != nil {
+	if err := b.secure(ctx, l, host); err != nil {
 		l.close()
 		return nil, err
 	}

@@ -13,11 +13,11 @@ import (
 )
 
 var (
-	errNoRoute = errors.New("no route takes this name")
-	errClear   = fmt.Errorf("%w: the listener requires TLS", errNoRoute)
-	errBare    = fmt.Errorf("%w: it requires a client certificate, and the session is in cleartext", errNoRoute)
-	errOther   = fmt.Errorf("%w: its tls is not that of the SNI's route", errNoRoute)
-	errAccept  = errors.New("first words inside TLS")
+	errClear  = fmt.Errorf("%w: the listener requires TLS", upgraders.ErrNoRoute)
+	errBare   = fmt.Errorf("%w: it requires a client certificate, and the session is in cleartext", upgraders.ErrNoRoute)
+	errOther  = fmt.Errorf("%w: its tls is not that of the SNI's route", upgraders.ErrNoRoute)
+	errMixed  = fmt.Errorf("%w: the SNI is another route's", upgraders.ErrNoRoute)
+	errAccept = errors.New("first words inside TLS")
 )
 
 // route chooses the backend: by what Accept learned inside TLS, else by SNI.
@@ -46,7 +46,7 @@ func (s *session) route(ctx context.Context, h upgraders.Handover) (*route, func
 			serve = learned.Serve
 		}
 		if learned.Host != "" {
-			r, err := s.suits(s.l.routeForHost(learned.Host), host)
+			r, err := s.routeForHost(learned.Host, host)
 			return r, serve, err
 		}
 	}
@@ -63,7 +63,7 @@ func (s *session) route(ctx context.Context, h upgraders.Handover) (*route, func
 // other; a session in cleartext had none.
 func (s *session) suits(r *route, sni string) (*route, error) {
 	if r == nil {
-		return nil, errNoRoute
+		return nil, upgraders.ErrNoRoute
 	}
 	want := s.l.tlsOf(r)
 	switch {
@@ -73,6 +73,21 @@ func (s *session) suits(r *route, sni string) (*route, error) {
 		return nil, errBare
 	case s.tls != nil && want != s.l.tlsOf(s.l.routeFor(sni)):
 		return nil, errOther
+	}
+	return r, nil
+}
+
+// routeForHost returns the route of a host that the client has named, which
+// must not be one route's where the SNI was another's: whose certificate was
+// shown is who is spoken to.
+func (s *session) routeForHost(host, sni string) (*route, error) {
+	s.host = host
+	r, err := s.suits(s.l.routeForHost(host), sni)
+	if err != nil || sni == "" {
+		return r, err
+	}
+	if of := s.l.routeFor(sni); of != nil && of != r && len(of.SNI)+len(of.Host) > 0 {
+		return nil, errMixed
 	}
 	return r, nil
 }
@@ -89,14 +104,14 @@ func (l *listener) tlsOf(r *route) *TLS {
 // by routes that name no SNI.
 func (l *listener) routeFor(sni string) *route {
 	for _, r := range l.routes {
-		if len(r.SNI) == 0 && len(r.Host) == 0 || matches(r.SNI, sni) {
+		if len(r.SNI) == 0 && len(r.Host) == 0 || matches(r.SNI, sni) || len(r.SNI) == 0 && matches(r.Host, sni) {
 			return r
 		}
 	}
 	return nil
 }
 
-// routeForHost is routeFor for a name spoken inside TLS.
+// routeForHost is routeFor for a name in the protocol's own words.
 func (l *listener) routeForHost(host string) *route {
 	for _, r := range l.routes {
 		if len(r.SNI) == 0 && len(r.Host) == 0 || matches(r.Host, host) || len(r.Host) == 0 && matches(r.SNI, host) {
@@ -104,6 +119,17 @@ func (l *listener) routeForHost(host string) *route {
 		}
 	}
 	return nil
+}
+
+// probesFor returns the name that probes of a route's backend give: a host that
+// it serves, where the route names one.
+func (l *Listener) probesFor(r *Route) string {
+	for _, host := range r.Host {
+		if !strings.HasPrefix(host, "*") {
+			return host
+		}
+	}
+	return l.Hostname
 }
 
 // defaultRoute is where a session without a name goes. Before TLS it is the

@@ -37,7 +37,9 @@ type session struct {
 	admitted bool
 	preamble int64 // the PROXY header's bytes
 	joined   bool
-	early    *leg // dialled before TLS (MySQL)
+	early    *leg   // dialled before TLS (MySQL)
+	preview  bool   // and of no use inside it
+	host     string // that the client has named in the protocol's own words
 
 	// For the log line.
 	server string
@@ -130,6 +132,10 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 
 	// TLS. From the go-ahead on, not one byte in the clear.
 	if h.Verdict == upgraders.StartTLS {
+		if s.preview {
+			s.early.close()
+			s.early, s.preview = nil, false
+		}
 		if s.l.cfg.Mode != Implicit {
 			if err := s.guard(h); err != nil {
 				return s.turnedAway(upgraders.Handover{Reply: h.Injected}, err)
@@ -184,7 +190,9 @@ func (s *session) facts() *upgraders.Session {
 		Capabilities: func(ctx context.Context) upgraders.Capabilities {
 			return s.l.defaultRoute().backend.capabilities(ctx)
 		},
-		Backend: s.dialEarly,
+		Routed:  func(host string) bool { return s.l.routeForHost(host) != nil },
+		Backend: func(ctx context.Context) (*wire.Conn, error) { return s.dialEarly(ctx, s.l.defaultRoute()) },
+		Preview: s.dialPreview,
 	}
 }
 
@@ -325,7 +333,7 @@ func (s *session) conversing(backend *leg) {
 func (s *session) unavailable(ctx context.Context, h upgraders.Handover, cause error) (outcome, error) {
 	o := outcomeBackendDown
 	switch {
-	case errors.Is(cause, errNoRoute):
+	case errors.Is(cause, upgraders.ErrNoRoute):
 		o = outcomeNoRoute
 	case errors.Is(cause, upgraders.ErrTryNext):
 		o = outcomeBackendRefused

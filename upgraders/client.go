@@ -19,10 +19,10 @@ const (
 // error wraps ErrNotOffered when TLS is refused, and ErrBackend when something
 // stands behind the go-ahead: what was said in the clear must not be taken for
 // an answer in TLS (CVE-2021-38371).
-func (p *Protocol) AskTLS(ctx context.Context, conn net.Conn) (net.Conn, error) {
+func (p *Protocol) AskTLS(ctx context.Context, conn net.Conn, host string) (net.Conn, error) {
 	c := wire.NewConn(conn)
 	c.SetBudget(clientBytes, clientUnits)
-	if err := p.Request(ctx, c); err != nil {
+	if err := p.Request(ctx, c, host); err != nil {
 		return nil, err
 	}
 	c.ClearBudget()

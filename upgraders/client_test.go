@@ -16,7 +16,7 @@ import (
 // (CVE-2021-38371), and hands the handshake a connection on which nothing is
 // lost.
 func TestAskTLS(t *testing.T) {
-	p := &upgraders.Protocol{Request: func(_ context.Context, c *wire.Conn) error {
+	p := &upgraders.Protocol{Request: func(_ context.Context, c *wire.Conn, _ string) error {
 		_, err := c.ReadLine(100)
 		return err
 	}}
@@ -29,7 +29,7 @@ func TestAskTLS(t *testing.T) {
 			io.WriteString(server, "hello")
 			server.Close()
 		}()
-		return p.AskTLS(t.Context(), client)
+		return p.AskTLS(t.Context(), client, "example.org")
 	}
 	if _, err := ask("go\r\n* forged\r\n"); !errors.Is(err, upgraders.ErrBackend) {
 		t.Errorf("bytes behind the go-ahead: %v", err)

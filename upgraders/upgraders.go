@@ -47,6 +47,10 @@ type Protocol struct {
 	// directions; zero: for ever.
 	IdleTimeout time.Duration
 
+	// Hosts is set where a client names the host it wants in the protocol's
+	// own words (XMPP's `to`), so that routes may say which.
+	Hosts bool
+
 	// CleartextAuth is the default of the listener attribute of that name:
 	// whether a session in cleartext may send a password at all.
 	CleartextAuth bool
@@ -79,7 +83,8 @@ type Protocol struct {
 	// Request asks a backend for TLS in the protocol's own words, for backend
 	// TLS and for `sallyport probe`. It returns when the next byte must be the
 	// ClientHello, or an error that wraps ErrNotOffered when TLS is refused.
-	Request func(ctx context.Context, backend *wire.Conn) error
+	// host is what a client would name where the protocol has Hosts.
+	Request func(ctx context.Context, backend *wire.Conn, host string) error
 
 	// Greeting stands for the greeting of a backend that was asked for TLS by
 	// Request: the real one came in the clear and must not be believed, and
@@ -141,7 +146,8 @@ type Handover struct {
 
 	// Accept reads or answers what comes between handshake and route, where
 	// the first words inside TLS choose the backend (XMPP's `to`) or are no
-	// session at all (CancelRequest). Nil: SNI decides.
+	// session at all (CancelRequest). Nil: SNI decides. In cleartext it comes
+	// at once, and may repeat what the dialogue has learned.
 	Accept func(ctx context.Context, client *wire.Conn) (Route, error)
 
 	// Join leads the fresh backend connection to where the client stands:
@@ -159,8 +165,8 @@ type Handover struct {
 
 	// Unavailable tells the client, in the protocol's words and perhaps after
 	// reading one command, that no backend can be had. cause is ErrTryNext
-	// with the last server's own words, ErrLimit, or a dial error; no
-	// backend's address may reach the client.
+	// with the last server's own words, ErrLimit, ErrNoRoute, or a dial error;
+	// no backend's address may reach the client.
 	Unavailable func(ctx context.Context, client *wire.Conn, cause error) error
 }
 
@@ -193,9 +199,20 @@ type Session struct {
 	// only for a first answer, and not long.
 	Capabilities func(ctx context.Context) Capabilities
 
+	// Routed reports whether a route takes a host that the client names, for
+	// protocols with Hosts: whom none takes can be told so before TLS.
+	Routed func(host string) bool
+
 	// Backend dials now, before TLS; the same conn comes back in Join's Link.
 	// For protocols whose backend must speak first (MySQL) and no others.
 	Backend func(ctx context.Context) (*wire.Conn, error)
+
+	// Preview dials now, as a session in cleartext would, the backend of a host
+	// that the client names. If the session goes on in cleartext, the same conn
+	// comes back in Join's Link; if it goes on in TLS, the conn is closed and
+	// never heard of again. For protocols in which a session in cleartext needs
+	// what only its own backend connection can say (XMPP's stream id).
+	Preview func(ctx context.Context, host string) (*wire.Conn, error)
 
 	// Data opens data connections beside the session (FTP).
 	Data Data
@@ -294,6 +311,7 @@ var (
 	ErrNeedsTLS   = errors.New("went on without the TLS that is required")
 	ErrQuit       = errors.New("the client took its leave")
 	ErrLimit      = errors.New("a limit is reached")
+	ErrNoRoute    = errors.New("no route takes this name")
 	ErrTryNext    = errors.New("the backend server refuses service")
 	ErrBackend    = errors.New("the backend broke its protocol")
 	ErrNotOffered = errors.New("TLS is not offered")

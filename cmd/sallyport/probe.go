@@ -296,7 +296,7 @@ func (t probeTarget) shake(ctx context.Context, name string) (*tls.ConnectionSta
 	defer raw.Close()
 	conn := raw
 	if !t.implicit {
-		if conn, err = t.protocol.AskTLS(ctx, conn); err != nil {
+		if conn, err = t.protocol.AskTLS(ctx, conn, name); err != nil {
 			return nil, fmt.Errorf("ask for TLS: %w", err)
 		}
 	}

@@ -303,7 +303,7 @@ func capabilities(list []byte) upgraders.Capabilities {
 }
 
 // request asks a backend for TLS: RFC 9051, 6.2.1.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	// A PREAUTH greeting rules STARTTLS out, and going on without would be a
 	// downgrade (RFC 9051, 11.1): greet refuses it.
 	if _, err := greet(backend); err != nil {

@@ -176,7 +176,7 @@ func TestRequest(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := backendSays(t, func(backend *wire.Conn) error {
-				return request(context.Background(), backend)
+				return request(context.Background(), backend, "")
 			}, test.greeting, test.answers...)
 			if !errors.Is(err, test.want) {
 				t.Errorf("got %v, want %v", err, test.want)

@@ -135,7 +135,7 @@ func TestRequest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn, heard := serverOf(t, c.says)
-			if err := request(context.Background(), conn); !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
+			if err := request(context.Background(), conn, ""); !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 				t.Error(err)
 			}
 			if lines := heard(); !slices.Equal(lines, []string{"STARTTLS"}) {

@@ -47,7 +47,7 @@ func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, err
 }
 
 // request asks a server for TLS: IRCv3 tls.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	if err := say(backend, "STARTTLS"); err != nil {
 		return err
 	}

@@ -76,7 +76,7 @@ func values(entry []byte, name string) (list []string) {
 }
 
 // request asks a server for TLS: RFC 4511, 4.14.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	if _, err := backend.Write(tlv(tagSequence, []byte{tagInteger, 1, 1}, tlv(opExtended, tlv(0x80, []byte(oidStartTLS))))); err != nil {
 		return err
 	}

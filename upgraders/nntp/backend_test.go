@@ -96,7 +96,7 @@ func TestRequest(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			link, heard := serve(c.greeting, map[string]string{"STARTTLS": c.answer})
-			if err := request(context.Background(), link.Backend); !errors.Is(err, c.want) {
+			if err := request(context.Background(), link.Backend, ""); !errors.Is(err, c.want) {
 				t.Errorf("error %v, want %v", err, c.want)
 			}
 			heard()

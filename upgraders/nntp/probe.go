@@ -64,7 +64,7 @@ func leave(backend *wire.Conn) {
 }
 
 // request asks a server for TLS: RFC 4642, 2.2.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	greeting, code, err := readReply(backend)
 	if err == nil && code != 200 && code != 201 {
 		err = fmt.Errorf("%w: %s", upgraders.ErrNotOffered, clip(greeting))

@@ -52,7 +52,7 @@ func capa(c *wire.Conn) (upgraders.Capabilities, error) {
 }
 
 // request asks a server for TLS: RFC 2595, 4.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	greeting, err := readLine(backend)
 	if err != nil {
 		return err

@@ -40,7 +40,7 @@ func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, err
 }
 
 // request asks a server for TLS.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	message := binary.BigEndian.AppendUint32(nil, requestLength)
 	if _, err := backend.Write(binary.BigEndian.AppendUint32(message, codeSSL)); err != nil {
 		return err

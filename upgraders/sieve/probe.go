@@ -131,7 +131,7 @@ func capabilities(list []response) upgraders.Capabilities {
 }
 
 // request asks a server for TLS: RFC 5804, 2.2.
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	if _, err := readList(backend); err != nil {
 		return notOffered(err)
 	}

@@ -257,7 +257,7 @@ func TestRequest(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			backend, heard := scripted(t, test.greeting, test.replies...)
-			err := smtpVariant.request(context.Background(), backend)
+			err := smtpVariant.request(context.Background(), backend, "")
 			if said := heard(); !cmp.Equal(said, test.heard) {
 				t.Errorf("the backend hears %q, want %q", said, test.heard)
 			}

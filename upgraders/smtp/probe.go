@@ -53,7 +53,7 @@ func (v variant) hello(link *upgraders.Link) (upgraders.Capabilities, error) {
 }
 
 // request asks a backend for TLS.
-func (v variant) request(_ context.Context, backend *wire.Conn) error {
+func (v variant) request(_ context.Context, backend *wire.Conn, _ string) error {
 	r, err := readReply(backend)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, err
 
 // request waits for a server to ask for START_TLS, and agrees. Any other
 // option is refused, which every server understands (RFC 854).
-func request(_ context.Context, backend *wire.Conn) error {
+func request(_ context.Context, backend *wire.Conn, _ string) error {
 	for agreed := false; ; {
 		command, err := next(backend)
 		switch {

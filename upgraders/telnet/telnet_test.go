@@ -130,7 +130,7 @@ func TestRequest(t *testing.T) {
 					server.Close()
 				}
 			}()
-			err := request(context.Background(), wire.NewConn(gateway))
+			err := request(context.Background(), wire.NewConn(gateway), "")
 			gateway.Close()
 			if !errors.Is(err, c.err) || (err == nil) != (c.err == nil) {
 				t.Errorf("error %v, want %v", err, c.err)

@@ -148,6 +148,13 @@ func (r *rig) run(client *feed) (*outcome, error) {
 			o.early = wire.NewConn(&feed{pieces: [][]byte{r.greeting, r.join}, end: io.EOF, eager: true})
 			return o.early, nil
 		},
+		Routed: func(string) bool { return true },
+		Preview: func(context.Context, string) (*wire.Conn, error) {
+			if r.s.backendDown {
+				return nil, errDial
+			}
+			return wire.NewConn(&feed{pieces: [][]byte{r.greeting, r.join}, end: io.EOF, eager: true}), nil
+		},
 		Data: noData{},
 	}
 	done := make(chan error, 1)

@@ -36,6 +36,13 @@ listener "imap" "unreachable" {
     backend = backend.dovecot
   }
 }
+listener "imap" "by-host" {
+  address = ["127.0.0.6:143"]
+  route {
+    host    = ["imap.example.org"]
+    backend = backend.dovecot
+  }
+}
 listener "imap" "patterns" {
   address = ["127.0.0.4:143"]
   route {
