@@ -185,11 +185,14 @@ func (h *tree) at(n ast.Node) string {
 // layers says what of this module each package may import, and why nothing
 // else. The first pattern that matches counts.
 var layers = []struct{ pkg, may, because string }{
-	{"cmd/*", "config gateway certs migrate upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
-	{"config", "gateway certs upgraders upgraders/all", "it translates HCL for the gateway and knows protocols only by their list"},
+	{"cmd/*", "config gateway certs certs/acme certs/store migrate upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
+	{"config", "gateway certs certs/acme certs/store upgraders upgraders/all", "it translates HCL for the gateway and knows protocols only by their list"},
 	{"migrate", "upgraders", "it turns the text of other programs into text for config, and knows of protocols what their contract says"},
 	{"certs/acme", "certs certs/store", "it talks to authorities and keeps what they issue, and knows nothing of who serves it"},
 	{"certs", "", "where certificates come from is nobody else's affair: the gateway has an interface for it"},
+	{"certs/store", "", "it keeps bytes and knows nothing of what they are"},
+	{"certs/acme", "certs certs/store", "it gets certificates from authorities, and who serves them is nobody's affair here"},
+	{"certs/acme/acmetest", "", "it runs an authority, for tests of whatever talks to one"},
 	{"gateway", "upgraders internal/wire internal/relay", "it knows the contract, and no protocol, no file format, no source of certificates"},
 	{"upgraders", "internal/wire", "it is the contract between gateway and protocols, and nothing else"},
 	{"upgraders/all", "upgraders upgraders/*", "it is the list of protocols, and nothing else"},
@@ -208,8 +211,8 @@ var owners = []struct{ pkg, may, because string }{
 	{"github.com/zclconf/go-cty", "config", "the gateway can then be configured without HCL"},
 	{"github.com/spf13", "cmd/*", "only commands have flags"},
 	{"github.com/prometheus", "gateway cmd/* upgraders/upgradertest", "metrics are the gateway's: they have one file"},
-	{"testing", "upgraders/upgradertest", "test helpers do not belong into the binary"},
-	{"net/http/httptest", "", "test helpers do not belong into the binary"},
+	{"testing", "upgraders/upgradertest certs/acme/acmetest", "test helpers do not belong into the binary"},
+	{"net/http/httptest", "certs/acme/acmetest", "test helpers do not belong into the binary"},
 	{"go.uber.org/goleak", "upgraders/upgradertest", "test helpers do not belong into the binary"},
 	{"github.com/google/go-cmp", "upgraders/upgradertest", "test helpers do not belong into the binary"},
 	{"github.com/rogpeppe/go-internal", "upgraders/upgradertest", "test helpers do not belong into the binary"},
