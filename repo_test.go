@@ -585,7 +585,7 @@ func scripts(h *tree) (complaints []string) {
 const securityDoc = "docs/security.md"
 
 var (
-	caseID  = regexp.MustCompile(`\b[BDFGHILMNOPQSTVX]-\d\d\b`)
+	caseID  = regexp.MustCompile(`\b[BDFGHILMNOPQSTVWX]-\d\d\b`)
 	caseRow = regexp.MustCompile(`(?m)^\| ([A-Z]-\d\d) \| (.*) \| (.*) \|$`)
 )
 

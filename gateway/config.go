@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -44,6 +45,23 @@ type Listener struct {
 	Policy        *Policy
 	TLS           *TLS
 	Routes        []*Route // in order; the first match wins; at least one
+
+	// Challenges answers authorities that ask, in a connection that begins
+	// with TLS, whether a name leads here (RFC 8737); nil: nobody does.
+	Challenges Challenger
+
+	// Pages are what a listener shows whose protocol has pages instead of
+	// routes; nil: none.
+	Pages http.Handler
+}
+
+// A Challenger has the certificates that prove to an authority that a name
+// leads here.
+type Challenger interface {
+	// ChallengeCertificate returns the certificate for a hello that offers
+	// acme-tls/1 and nothing else, or an error where nobody is to ask for its
+	// name now. It may block for as long as the hello's context lasts.
+	ChallengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
 // A Route sends sessions to a backend.

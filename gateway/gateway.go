@@ -210,11 +210,13 @@ func (cfg *Config) validate() error {
 			return fmt.Errorf("listener %q has no protocol", l.Name)
 		case l.Mode != StartTLS && l.Mode != Implicit && l.Mode != Auto:
 			return fmt.Errorf("listener %q: mode %q is not one of starttls, implicit, auto", l.Name, l.Mode)
-		case l.Mode != Implicit && l.Protocol.Keyword == "":
+		case l.Protocol.Pages && (l.Mode != Auto || len(l.Routes) > 0):
+			return fmt.Errorf("listener %q: %s is served by the gateway itself; use mode auto and no route", l.Name, l.Protocol.Name)
+		case l.Mode != Implicit && l.Protocol.Keyword == "" && !l.Protocol.Pages:
 			return fmt.Errorf("listener %q: %s has no way to ask for TLS; use mode implicit", l.Name, l.Protocol.Name)
 		case l.Certificates == nil || l.Policy == nil:
 			return fmt.Errorf("listener %q needs certificates and a policy", l.Name)
-		case len(l.Routes) == 0 || slices.ContainsFunc(l.Routes, func(r *Route) bool { return r.Backend == nil || len(r.Backend.Servers) == 0 }):
+		case !l.Protocol.Pages && len(l.Routes) == 0 || slices.ContainsFunc(l.Routes, func(r *Route) bool { return r.Backend == nil || len(r.Backend.Servers) == 0 }):
 			return fmt.Errorf("listener %q needs a route with a backend that has servers", l.Name)
 		}
 		names[l.Name] = true

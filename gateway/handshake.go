@@ -26,7 +26,14 @@ func (s *session) handshake(ctx context.Context, rule upgraders.ALPNRule) error 
 	s.sock.SetDeadline(begin.Add(timeout))
 	// s.conn drains what is buffered first: nothing, or the ClientHello that
 	// the guard let pass.
-	conn := tls.Server(s.conn, s.l.configs.base[rule])
+	config := s.l.configs.base[rule]
+	if s.implicit {
+		config = s.l.configs.first[rule]
+	}
+	conn := tls.Server(s.conn, config)
+	// The deadline ends what waits for the client, the context what doesn't.
+	ctx, cancel := context.WithTimeout(ctx, timeout+lastWords)
+	defer cancel()
 	err := conn.HandshakeContext(ctx)
 	state := conn.ConnectionState()
 	s.tls = &state
@@ -65,7 +72,8 @@ func explainHandshake(err error) error {
 // for each ALPN rule, which looks at the hello and then picks the one that
 // goes on.
 type configs struct {
-	base [3]*tls.Config // by upgraders.ALPNRule
+	base  [3]*tls.Config // by upgraders.ALPNRule
+	first [3]*tls.Config // the same for connections that begin with TLS, which may be challenges
 }
 
 // newConfigs makes the configurations of a listener and its routes.
@@ -94,9 +102,50 @@ func newConfigs(l *listener) configs {
 			return finals[l.tlsOf(l.routeFor(hello.ServerName))], nil
 		}
 		c.base[rule] = base
+		c.first[rule] = l.challenged(base)
 	}
 	return c
 }
+
+// acmeTLS is the ALPN id of an authority that wants to see whether a name leads
+// here (RFC 8737, 3). It offers that one alone; beside others it is no
+// challenge, but an id that the listener does not know.
+const acmeTLS = "acme-tls/1"
+
+// challenged returns a configuration that answers challenges, where the
+// listener has answers, and is as it was for everyone else. They are answered
+// only in connections that begin with TLS: nothing of RFC 8737 is about words
+// before it.
+func (l *listener) challenged(base *tls.Config) *tls.Config {
+	if l.cfg.Challenges == nil {
+		return base
+	}
+	c := base.Clone()
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if !slices.Equal(hello.SupportedProtos, []string{acmeTLS}) {
+			return base.GetConfigForClient(hello)
+		}
+		if !validServerName(hello.ServerName) {
+			return nil, sendAlert(hello, alertUnrecognizedName, "the challenge is for no host name")
+		}
+		cert, err := l.cfg.Challenges.ChallengeCertificate(hello)
+		if err != nil {
+			return nil, sendAlert(hello, alertUnrecognizedName, "challenge: "+err.Error())
+		}
+		return &tls.Config{
+			MinVersion:             tls.VersionTLS12, // RFC 8737, 4
+			CipherSuites:           forwardSecret(),
+			NextProtos:             []string{acmeTLS},
+			Certificates:           []tls.Certificate{*cert},
+			SessionTicketsDisabled: true,
+		}, nil
+	}
+	return c
+}
+
+// challenge reports whether the session is an authority's look at a
+// certificate, in which nothing is ever said (RFC 8737, 4).
+func (s *session) challenge() bool { return s.tls != nil && s.tls.NegotiatedProtocol == acmeTLS }
 
 // alpnMismatch says what is wrong with the ids that a client offers, if
 // anything is. An id of another protocol's is a client that was led here

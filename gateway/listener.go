@@ -89,6 +89,7 @@ func newListener(cfg *Listener, backends map[backendKey]*backend, old *listener)
 			Hostname:      cfg.Hostname,
 			Cleartext:     cfg.Cleartext,
 			CleartextAuth: cfg.CleartextAuth,
+			Pages:         cfg.Pages,
 		},
 		idle: cfg.Policy.IdleTimeout,
 	}

@@ -21,6 +21,7 @@ const (
 	outcomeRejected       outcome = "rejected"         // by the rules of the dialogue; `reason` says which
 	outcomeLimit          outcome = "limit"            // a limit of the policy
 	outcomeHandshake      outcome = "handshake_failed" // after the go-ahead, or on an implicit port
+	outcomeChallenge      outcome = "challenge"        // an authority has looked at a name's certificate (RFC 8737)
 	outcomeNoRoute        outcome = "no_route"         // no route takes the name
 	outcomeBackendDown    outcome = "backend_down"     // no server could be dialled
 	outcomeBackendRefused outcome = "backend_refused"  // every server refused service

@@ -147,6 +147,13 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 			}
 			return outcomeHandshake, err
 		}
+		if s.challenge() {
+			s.bye()
+			return outcomeChallenge, nil
+		}
+	}
+	if s.l.cfg.Protocol.Pages {
+		return s.pages(ctx, h)
 	}
 
 	// Route, dial, join.
@@ -194,6 +201,21 @@ func (s *session) facts() *upgraders.Session {
 		Backend: func(ctx context.Context) (*wire.Conn, error) { return s.dialEarly(ctx, s.l.defaultRoute()) },
 		Preview: s.dialPreview,
 	}
+}
+
+// pages lets the protocol show what is the gateway's own. Nobody is to stay:
+// the time of a dialogue is all there is, and who is served by no backend stays
+// among the pending, of which a client may have few.
+func (s *session) pages(ctx context.Context, h upgraders.Handover) (outcome, error) {
+	deadline := time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout)
+	s.sock.SetReadDeadline(deadline)
+	s.sock.SetWriteDeadline(deadline.Add(lastWords))
+	err := h.Serve(ctx, s.conn, nil)
+	s.bye()
+	if err != nil {
+		return s.rejected(err), err
+	}
+	return outcomeOK, nil
 }
 
 // dialogue lets the protocol speak in cleartext, within one budget of time,

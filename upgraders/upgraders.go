@@ -20,6 +20,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
 	"time"
 
@@ -42,6 +43,12 @@ type Protocol struct {
 
 	// ServerFirst is set where the server greets before the client speaks.
 	ServerFirst bool
+
+	// Pages is set where the gateway itself is the server (web). There is no
+	// route and no backend then; the first byte decides between TLS and
+	// cleartext, and Serve answers from Listener.Pages within the time of one
+	// dialogue.
+	Pages bool
 
 	// IdleTimeout is how long a joined session may be silent in both
 	// directions; zero: for ever.
@@ -160,7 +167,8 @@ type Handover struct {
 	// ended here; any other error ends it.
 	Converse func(ctx context.Context, link *Link) error
 
-	// Serve replaces backend and relay altogether (http, web).
+	// Serve replaces backend and relay altogether (http, web). The Dialer is
+	// nil where there is no backend (Protocol.Pages).
 	Serve func(ctx context.Context, client net.Conn, d Dialer) error
 
 	// Unavailable tells the client, in the protocol's words and perhaps after
@@ -224,6 +232,9 @@ type Listener struct {
 	Hostname      string // what the gateway calls itself; never empty
 	Cleartext     bool   // a session may go on without TLS
 	CleartextAuth bool   // and may then send a password
+
+	// Pages are the gateway's own, for protocols that show them; nil: none.
+	Pages http.Handler
 }
 
 // Capabilities are the lines a backend announces itself with, in its order and
