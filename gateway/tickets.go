@@ -14,16 +14,11 @@ import (
 // they are to be good in other processes and after a restart. It is asked in
 // handshakes and must not block.
 type TicketRing interface {
-	// Secrets returns what counts now, nil for nothing. What was returned is
-	// never changed; when the secrets change, it is another pointer.
-	Secrets() *TicketSecrets
-}
-
-// TicketSecrets are of 32 bytes each. No ticket is sealed with them, but with
-// keys that are derived from them.
-type TicketSecrets struct {
-	Seal []byte   // of new tickets; nil: they are sealed with a key in memory
-	Open [][]byte // of older tickets, and of those of other processes
+	// Secrets returns secrets of 32 bytes, which no ticket is sealed with, but
+	// with keys derived from them: seal for new tickets, nil where these are
+	// sealed with a key in memory; open for older ones, and for those of other
+	// processes. The generation is another one whenever the secrets are.
+	Secrets() (generation uint64, seal []byte, open [][]byte)
 }
 
 // ticketKeys seal and open the tickets of one TLS configuration of a listener.
@@ -36,8 +31,9 @@ type ticketKeys struct {
 }
 
 type derivedKeys struct {
-	from   *TicketSecrets
-	config *tls.Config
+	generation uint64
+	config     *tls.Config
+	seals      bool
 }
 
 // ticketKeys returns those for a tls block. What its keys are derived from
@@ -60,7 +56,7 @@ func (l *listener) ticketKeys(block *TLS) *ticketKeys {
 
 // seal makes a ticket.
 func (k *ticketKeys) seal(cs tls.ConnectionState, state *tls.SessionState) ([]byte, error) {
-	if d := k.shared(cs.Version); d != nil && d.from.Seal != nil {
+	if d := k.shared(cs.Version); d != nil && d.seals {
 		return d.config.EncryptTicket(cs, state)
 	}
 	return k.memory.EncryptTicket(cs, state)
@@ -84,27 +80,27 @@ func (k *ticketKeys) shared(version uint16) *derivedKeys {
 	if k.ring == nil || version != tls.VersionTLS13 {
 		return nil
 	}
-	secrets := k.ring.Secrets()
-	if secrets == nil || secrets.Seal == nil && len(secrets.Open) == 0 {
+	generation, seal, open := k.ring.Secrets()
+	if seal == nil && len(open) == 0 {
 		return nil
 	}
-	if d := k.derived.Load(); d != nil && d.from == secrets {
+	if d := k.derived.Load(); d != nil && d.generation == generation {
 		return d
 	}
 	// Handshakes that come first do the same small work, and need no lock.
-	all := secrets.Open
-	if secrets.Seal != nil {
-		all = append([][]byte{secrets.Seal}, all...)
+	secrets := open
+	if seal != nil {
+		secrets = append([][]byte{seal}, open...) // the first seals
 	}
-	keys := make([][32]byte, len(all))
-	for i, secret := range all {
+	keys := make([][32]byte, len(secrets))
+	for i, secret := range secrets {
 		key, err := hkdf.Key(sha256.New, secret, nil, k.scope, len(keys[i]))
 		if err != nil {
 			return nil // no hash makes 32 bytes too many
 		}
 		copy(keys[i][:], key)
 	}
-	d := &derivedKeys{from: secrets, config: &tls.Config{}}
+	d := &derivedKeys{generation: generation, config: &tls.Config{}, seals: seal != nil}
 	d.config.SetSessionTicketKeys(keys)
 	k.derived.Store(d)
 	return d

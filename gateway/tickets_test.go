@@ -10,15 +10,33 @@ import (
 )
 
 // fakeRing holds what a test says.
-type fakeRing struct{ now atomic.Pointer[TicketSecrets] }
+type fakeRing struct {
+	generation atomic.Uint64
+	now        atomic.Pointer[secrets]
+}
 
-func (r *fakeRing) Secrets() *TicketSecrets { return r.now.Load() }
+type secrets struct {
+	seal []byte
+	open [][]byte
+}
+
+var _ TicketRing = (*fakeRing)(nil)
+
+func (r *fakeRing) Secrets() (uint64, []byte, [][]byte) {
+	s := r.now.Load()
+	return r.generation.Load(), s.seal, s.open
+}
+
+func (r *fakeRing) set(seal []byte, open ...[]byte) {
+	r.now.Store(&secrets{seal, open})
+	r.generation.Add(1)
+}
 
 func secret(b byte) []byte { return bytes.Repeat([]byte{b}, 32) }
 
-func sharing(secrets *TicketSecrets) *fakeRing {
+func sharing(seal []byte, open ...[]byte) *fakeRing {
 	r := &fakeRing{}
-	r.now.Store(secrets)
+	r.set(seal, open...)
 	return r
 }
 
@@ -63,7 +81,7 @@ func TestSharedTickets(t *testing.T) {
 		version uint16
 		shared  bool
 	}{{tls.VersionTLS13, true}, {tls.VersionTLS13, false}, {tls.VersionTLS12, true}} {
-		ring := sharing(&TicketSecrets{Seal: secret(1)})
+		ring := sharing(secret(1))
 		gateway := func() *rig {
 			return newRig(t, func(l *Listener) {
 				l.Mode = Implicit
@@ -92,7 +110,7 @@ func TestSharedTickets(t *testing.T) {
 func TestSharedTicketsAreBound(t *testing.T) {
 	ca := x509.NewCertPool()
 	ca.AddCert(pki().ca)
-	ring := sharing(&TicketSecrets{Seal: secret(1)})
+	ring := sharing(secret(1))
 	shared := func(change func(l *Listener)) *rig {
 		return newRig(t, func(l *Listener) {
 			l.Mode = Implicit
@@ -118,9 +136,8 @@ func TestSharedTicketsAreBound(t *testing.T) {
 		"another tls block":             func(l *Listener) { l.TLS.Name = "more" },
 		"a higher version":              func(l *Listener) { l.TLS.MinVersion = tls.VersionTLS13 },
 		"no shared tickets":             func(l *Listener) { l.TLS.Tickets = nil },
-		"the secrets of somebody else":  func(l *Listener) { l.TLS.Tickets = sharing(&TicketSecrets{Seal: secret(2)}) },
+		"the secrets of somebody else":  func(l *Listener) { l.TLS.Tickets = sharing(secret(2)) },
 		"no secrets at all":             func(l *Listener) { l.TLS.Tickets = sharing(nil) },
-		"nothing in its secrets":        func(l *Listener) { l.TLS.Tickets = sharing(&TicketSecrets{}) },
 		"a route with a tls of its own": func(l *Listener) { b := *l.TLS; b.Name = "route"; l.Routes[0].TLS = &b },
 	} {
 		r := shared(change)
@@ -145,7 +162,7 @@ func TestSharedTicketsAreBound(t *testing.T) {
 // T-07: who was authenticated by an authority that is trusted no longer is not
 // resumed, though nothing that the ticket is bound to tells it.
 func TestSharedTicketOfRemovedAuthority(t *testing.T) {
-	ring := sharing(&TicketSecrets{Seal: secret(1)})
+	ring := sharing(secret(1))
 	gateway := func(cas *x509.CertPool) *rig {
 		return newRig(t, func(l *Listener) {
 			l.Mode = Implicit
@@ -171,7 +188,7 @@ func TestSharedTicketOfRemovedAuthority(t *testing.T) {
 // there is none to seal with, the gateway resumes its own with a key in memory,
 // before and after.
 func TestTicketSecretsChange(t *testing.T) {
-	ring := sharing(&TicketSecrets{Seal: secret(1)})
+	ring := sharing(secret(1))
 	r := newRig(t, func(l *Listener) { l.Mode = Implicit; l.TLS = &TLS{Tickets: ring} })
 	old := newTicketHolder(t, tls.VersionTLS13)
 	old.visit(r, "front", "gw.example.org", false)
@@ -181,15 +198,15 @@ func TestTicketSecretsChange(t *testing.T) {
 			t.Errorf("%s: resumed: %v", when, got)
 		}
 	}
-	ring.now.Store(&TicketSecrets{Seal: secret(2), Open: [][]byte{secret(1)}})
+	ring.set(secret(2), secret(1))
 	expect(true, old, "after a rotation")
-	ring.now.Store(&TicketSecrets{Open: [][]byte{secret(1)}})
+	ring.set(nil, secret(1))
 	expect(true, old, "with nothing to seal with")
 
 	own := newTicketHolder(t, tls.VersionTLS13)
 	own.visit(r, "front", "gw.example.org", false)
 	expect(true, own, "sealed in memory")
-	ring.now.Store(&TicketSecrets{Seal: secret(2)})
+	ring.set(secret(2))
 	expect(false, old, "after its secret has gone")
 	expect(true, own, "sealed in memory, after secrets came")
 
