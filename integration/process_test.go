@@ -32,6 +32,7 @@ var debian = map[string]string{
 	"mpop":           "mpop",
 	"ngircd":         "ngircd",
 	"irssi":          "irssi",
+	"s3270":          "s3270",
 	"script":         "bsdutils",
 	"ldapsearch":     "ldap-utils",
 	"ldapwhoami":     "ldap-utils",

@@ -18,11 +18,15 @@ func lineServer(s *stub, conn net.Conn) {
 	conn.Write([]byte("\xff\xfb\x01\xff\xfd\x2elogin: ")) // WILL ECHO, DO START_TLS
 	r := bufio.NewReader(conn)
 	for {
-		line, err := r.ReadString('\n')
-		if err != nil {
-			return
+		var bytes []byte
+		for !strings.HasSuffix(string(bytes), "\n") && !strings.HasSuffix(string(bytes), "\r\x00") { // RFC 854: both end lines
+			b, err := r.ReadByte()
+			if err != nil {
+				return
+			}
+			bytes = append(bytes, b)
 		}
-		line = strings.TrimRight(line, "\r\n")
+		line := strings.TrimRight(string(bytes), "\r\n\x00")
 		s.note(line)
 		if strings.HasSuffix(line, "logout") {
 			conn.Write([]byte("goodbye\r\n"))
@@ -96,6 +100,28 @@ func TestTelnetOpenSSL(t *testing.T) {
 	if r := openssl("telnets", "-alpn", "http/1.1"); r.code == 0 {
 		t.Errorf("another protocol's ALPN is taken:\n%s", r.out)
 	}
+}
+
+// s3270, a terminal emulator for mainframes, answers START_TLS by itself, verifies
+// the certificate and says that the session is secure; L: is its implicit TLS.
+// Control: without the authority it does not come.
+func TestTelnetS3270(t *testing.T) {
+	t.Parallel()
+	g, s := telnets(t)
+	s3270 := func(host, user string) result {
+		script := "Connect(" + host + ")\nWait(10,InputField)\nQuery(Tls)\nString(" + user + ")\nEnter()\nExpect(\"you are " + user + "\",10)\nAscii()\nQuit()\n"
+		return client(t, script, "s3270", "-utf8", "-cafile", lab.pki.ca, "-accepthostname", "localhost", "-connecttimeout", "20")
+	}
+	for listener, host := range map[string]string{"telnet": g.addr("telnet"), "telnets": "L:" + g.addr("telnets"), "open": g.addr("open")} {
+		user := "on" + listener
+		s3270(host, user).says(t, "secure host-verified", "login: ", "you are "+user).silentOf(t, "not secure")
+		g.session(listener).is(t, "security", "encrypted", "protocol", "telnet")
+		if s.heard(user) == nil {
+			t.Errorf("%s: the server heard nobody", listener)
+		}
+	}
+	client(t, "Connect("+g.addr("telnet")+")\nWait(10,InputField)\nQuit()\n", "s3270", "-utf8").silentOf(t, "login: ")
+	g.session("telnet").is(t, "outcome", "handshake_failed")
 }
 
 // curl knows Telnet and no START_TLS, and says so: it is told that TLS is
