@@ -185,11 +185,12 @@ func (h *tree) at(n ast.Node) string {
 // layers says what of this module each package may import, and why nothing
 // else. The first pattern that matches counts.
 var layers = []struct{ pkg, may, because string }{
-	{"cmd/*", "config gateway certs certs/acme certs/store migrate upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
-	{"config", "gateway certs certs/acme certs/store upgraders upgraders/all", "it translates HCL for the gateway and knows protocols only by their list"},
+	{"cmd/*", "config gateway certs certs/acme certs/store certs/tickets migrate upgraders upgraders/all", "commands know the configuration and the gateway, and protocols only by their list"},
+	{"config", "gateway certs certs/acme certs/store certs/tickets upgraders upgraders/all", "it translates HCL for the gateway and knows protocols only by their list"},
 	{"migrate", "upgraders", "it turns the text of other programs into text for config, and knows of protocols what their contract says"},
 	{"certs/acme", "certs certs/store", "it talks to authorities and keeps what they issue, and knows nothing of who serves it"},
 	{"certs", "", "where certificates come from is nobody else's affair: the gateway has an interface for it"},
+	{"certs/tickets", "certs/store", "it keeps secrets, and what tickets are made of them is the gateway's affair"},
 	{"certs/store", "", "it keeps bytes and knows nothing of what they are"},
 	{"certs/acme", "certs certs/store", "it gets certificates from authorities, and who serves them is nobody's affair here"},
 	{"certs/acme/acmetest", "", "it runs an authority, for tests of whatever talks to one"},
