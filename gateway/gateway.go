@@ -35,9 +35,11 @@ type Gateway struct {
 	listen  func(address string) (net.Listener, error)
 	ctx     context.Context // ends when sessions are forced to
 	cancel  context.CancelFunc
-	prefix  string // of every cid, so that cids of two runs differ
-	nextCID atomic.Uint64
-	buffers *relay.Buffers
+	// stopping is closed when Shutdown begins.
+	stopping chan struct{}
+	prefix   string // of every cid, so that cids of two runs differ
+	nextCID  atomic.Uint64
+	buffers  *relay.Buffers
 
 	mu        sync.Mutex // guards what Apply and Shutdown change
 	ports     map[string]*port
@@ -72,6 +74,7 @@ func New(opts Options) *Gateway {
 		listen:    opts.Listen,
 		ctx:       ctx,
 		cancel:    cancel,
+		stopping:  make(chan struct{}),
 		prefix:    strings.ToLower(rand.Text()[:4]),
 		buffers:   relay.NewBuffers(relayBudget),
 		ports:     map[string]*port{},
@@ -273,7 +276,10 @@ const forceGrace = 5 * time.Second
 // orderly end where it is opaque; then Shutdown returns ErrForced.
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.mu.Lock()
-	g.stopped = true
+	if !g.stopped {
+		g.stopped = true
+		close(g.stopping)
+	}
 	for _, p := range g.ports {
 		p.ln.Close()
 	}

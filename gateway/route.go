@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/relay"
 	"github.com/sallyport/sallyport/internal/wire"
 	"github.com/sallyport/sallyport/upgraders"
 )
@@ -160,17 +162,34 @@ func matches(patterns []string, name string) bool {
 // dialer reaches the servers of a route for protocols that serve instead of
 // relaying.
 type dialer struct {
-	s    *session
-	r    *route
-	mu   sync.Mutex
-	legs []*leg
+	s      *session
+	r      *route
+	clock  *relay.Clock
+	life   context.Context // ends with close
+	cancel context.CancelFunc
+	dials  sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	legs   map[*leg]struct{}
 }
 
-// close ends the legs that Serve has left behind.
+func newDialer(s *session, r *route, clock *relay.Clock) *dialer {
+	d := &dialer{s: s, r: r, clock: clock, legs: map[*leg]struct{}{}}
+	d.life, d.cancel = context.WithCancel(s.gw.ctx)
+	return d
+}
+
+// close ends what is being dialled and the legs that Serve has left behind.
 func (d *dialer) close() {
 	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.cancel()
+	d.dials.Wait()
+	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, l := range d.legs {
+	for l := range d.legs {
 		l.close()
 	}
 }
@@ -188,21 +207,75 @@ func (d *dialer) Servers() []string {
 
 // Dial implements upgraders.Dialer.
 func (d *dialer) Dial(ctx context.Context, name string) (*wire.Conn, error) {
-	errs := []error{fmt.Errorf("no server %q in backend %q", name, d.r.backend.cfg.Name)}
+	if !d.begin() {
+		return nil, net.ErrClosed
+	}
+	defer d.dials.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(d.life, cancel)()
+	var errs []error
 	for _, sv := range d.r.backend.order(d.s.client.Addr()) {
 		if name != "" && sv.Address != name {
 			continue
 		}
 		l, err := d.s.dial(ctx, d.r.backend, sv)
 		if err == nil {
-			l.sock.SetDeadline(time.Time{})
-			d.mu.Lock()
-			d.legs = append(d.legs, l)
-			d.mu.Unlock()
-			d.s.server = sv.Address
-			return l.conn, nil
+			return d.keep(l)
 		}
 		errs = append(errs, err)
 	}
-	return nil, errors.Join(errs...)
+	if errs == nil {
+		errs = append(errs, fmt.Errorf("backend %q has none, or is at its limits", d.r.backend.cfg.Name))
+	}
+	return nil, fmt.Errorf("%w: %w", upgraders.ErrNoServer, errors.Join(errs...))
+}
+
+// begin counts a dial in, unless the session has ended.
+func (d *dialer) begin() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.dials.Add(1)
+	}
+	return !d.closed
+}
+
+// keep makes a fresh leg one of the session's, which ends with it at the
+// latest.
+func (d *dialer) keep(l *leg) (*wire.Conn, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		l.close()
+		return nil, net.ErrClosed
+	}
+	l.sock.SetDeadline(time.Time{})
+	l.sock.SetIdle(d.clock)
+	l.conn.Conn = &dialled{Conn: l.conn.Conn, leg: l, d: d}
+	d.legs[l] = struct{}{}
+	d.s.server = l.server.Address
+	return l.conn, nil
+}
+
+// dialled is a leg whose end is its user's to say.
+type dialled struct {
+	net.Conn // TCP, or TLS over it
+	leg      *leg
+	d        *dialer
+}
+
+// Close implements net.Conn.
+func (c *dialled) Close() error {
+	err := c.Conn.Close()
+	c.d.mu.Lock()
+	defer c.d.mu.Unlock()
+	c.leg.close()
+	delete(c.d.legs, c.leg)
+	return err
+}
+
+// CloseWrite ends what is written: close_notify in TLS, else FIN.
+func (c *dialled) CloseWrite() error {
+	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()
 }

@@ -162,12 +162,7 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 		return s.unavailable(ctx, h, err)
 	}
 	if serve != nil {
-		s.settle()
-		d := &dialer{s: s, r: r}
-		defer d.close()
-		o, err := outcomeOf(serve(ctx, d))
-		s.bye()
-		return o, err
+		return s.serving(ctx, r, serve)
 	}
 	backend, err := s.join(ctx, h, r)
 	if err != nil {
@@ -197,9 +192,10 @@ func (s *session) facts() *upgraders.Session {
 		Capabilities: func(ctx context.Context) upgraders.Capabilities {
 			return s.l.defaultRoute().backend.capabilities(ctx)
 		},
-		Routed:  func(host string) bool { return s.l.routeForHost(host) != nil },
-		Backend: func(ctx context.Context) (*wire.Conn, error) { return s.dialEarly(ctx, s.l.defaultRoute()) },
-		Preview: s.dialPreview,
+		Routed:   func(host string) bool { return s.l.routeForHost(host) != nil },
+		Backend:  func(ctx context.Context) (*wire.Conn, error) { return s.dialEarly(ctx, s.l.defaultRoute()) },
+		Preview:  s.dialPreview,
+		Stopping: s.gw.stopping,
 	}
 }
 
@@ -351,6 +347,28 @@ func (s *session) conversing(backend *leg) {
 	backend.sock.SetDeadline(time.Time{})
 }
 
+// serving lets the protocol answer the client itself. One idle clock runs for
+// the client and all that is dialled for it.
+func (s *session) serving(ctx context.Context, r *route, serve func(context.Context, upgraders.Dialer) error) (outcome, error) {
+	s.settle()
+	clock := relay.NewClock(s.l.idle)
+	s.sock.SetIdle(clock)
+	d := newDialer(s, r, clock)
+	defer d.close()
+	served := serve(ctx, d)
+	d.close()
+	o, err := outcomeOf(served)
+	if o == outcomeRejected {
+		s.rejected(err)
+	}
+	if errors.Is(served, io.ErrUnexpectedEOF) {
+		s.cut()
+	} else {
+		s.bye()
+	}
+	return o, err
+}
+
 // unavailable says in the protocol's words that there is no backend.
 func (s *session) unavailable(ctx context.Context, h upgraders.Handover, cause error) (outcome, error) {
 	o := outcomeBackendDown
@@ -416,16 +434,21 @@ func (s *session) ended(backend *leg, err error) (outcome, error) {
 		backend.finish()
 		s.bye()
 	default:
-		// A stream that broke must not look finished, to either side: in TLS
-		// the lack of a close_notify says so, in cleartext only a reset does.
 		backend.sock.Abort()
-		if s.tls == nil {
-			s.sock.Abort()
-		} else {
-			s.linger()
-		}
+		s.cut()
 	}
 	return o, err
+}
+
+// cut ends the client's side of a stream that broke, and must not look
+// finished: in TLS the lack of a close_notify says so, in cleartext only a
+// reset does.
+func (s *session) cut() {
+	if s.tls == nil {
+		s.sock.Abort()
+	} else {
+		s.linger()
+	}
 }
 
 // outcomeOf names how Converse or Serve ended.
@@ -437,6 +460,8 @@ func outcomeOf(err error) (outcome, error) {
 		return outcomeIdle, err
 	case errors.Is(err, wire.ErrShutdown):
 		return outcomeShutdown, err
+	case errors.Is(err, upgraders.ErrNoServer):
+		return outcomeBackendDown, err
 	case errors.Is(err, upgraders.ErrBackend):
 		return outcomeBackendGone, err
 	case errors.Is(err, os.ErrDeadlineExceeded):

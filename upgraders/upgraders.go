@@ -168,7 +168,10 @@ type Handover struct {
 	Converse func(ctx context.Context, link *Link) error
 
 	// Serve replaces backend and relay altogether (http, web). The Dialer is
-	// nil where there is no backend (Protocol.Pages).
+	// nil where there is no backend (Protocol.Pages). When Serve returns,
+	// nobody uses client or a conn of the Dialer any more. An error that wraps
+	// io.ErrUnexpectedEOF means that what the client was given is cut short:
+	// the stream will then not look finished.
 	Serve func(ctx context.Context, client net.Conn, d Dialer) error
 
 	// Unavailable tells the client, in the protocol's words and perhaps after
@@ -188,7 +191,10 @@ type Route struct {
 // TLS included.
 type Dialer interface {
 	Servers() []string
-	// Dial reaches the named server, or for "" the one that is due.
+	// Dial reaches the named server, or for "" the one that is due. What is
+	// dialled shares the session's idle clock, and counts against the server's
+	// limit until it is closed. An error wraps ErrNoServer. Dial may be called
+	// from any goroutine.
 	Dial(ctx context.Context, server string) (*wire.Conn, error)
 }
 
@@ -221,6 +227,11 @@ type Session struct {
 	// never heard of again. For protocols in which a session in cleartext needs
 	// what only its own backend connection can say (XMPP's stream id).
 	Preview func(ctx context.Context, host string) (*wire.Conn, error)
+
+	// Stopping is closed when the gateway begins to stop. Who serves ends its
+	// session then where nothing is under way; other sessions end by
+	// themselves, or by wire.ErrShutdown.
+	Stopping <-chan struct{}
 
 	// Data opens data connections beside the session (FTP).
 	Data Data
@@ -324,6 +335,7 @@ var (
 	ErrLimit      = errors.New("a limit is reached")
 	ErrNoRoute    = errors.New("no route takes this name")
 	ErrTryNext    = errors.New("the backend server refuses service")
+	ErrNoServer   = errors.New("no server of the backend can be reached")
 	ErrBackend    = errors.New("the backend broke its protocol")
 	ErrNotOffered = errors.New("TLS is not offered")
 )
