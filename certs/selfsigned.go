@@ -79,9 +79,14 @@ func (s *SelfSignedSource) Names() []string { return s.names }
 // Certificate returns the certificate in memory; it never returns an error.
 func (s *SelfSignedSource) Certificate() (*tls.Certificate, error) { return s.current.Load(), nil }
 
-// refresh renews the certificate in the last third of its life.
+// Renewal returns when the certificate is renewed, in the last third of its
+// life.
+func (s *SelfSignedSource) Renewal() time.Time {
+	return s.current.Load().Leaf.NotAfter.Add(-selfSignedRenew)
+}
+
 func (s *SelfSignedSource) refresh() (changed bool, err error) {
-	if time.Until(s.current.Load().Leaf.NotAfter) > selfSignedRenew {
+	if time.Now().Before(s.Renewal()) {
 		return false, nil
 	}
 	err = s.renew()

@@ -28,6 +28,9 @@ func NewSet(sources []Source, hostname string, explicit bool) *Set {
 	return &Set{sources: slices.Clone(sources), hostname: fold(hostname), explicit: explicit}
 }
 
+// Sources returns what the Set chooses among. Nobody may change the slice.
+func (s *Set) Sources() []Source { return s.sources }
+
 // Certificate returns the certificate for a hello. A certificate that holds
 // the server name itself goes before one that covers it with a wildcard; among
 // equals, the first that the client can verify is taken, ECDSA before others,

@@ -24,8 +24,11 @@ import (
 // tells is not for everybody (clients' addresses, memory), so none of it is on
 // the admin address.
 //
-//	GET /clients        whom a stricter policy would break
-//	GET /debug/pprof/   profiles of the process: net/http/pprof
+//	GET /clients             whom a stricter policy would break
+//	GET /certs               every certificate
+//	GET /certs/NAME          one, or those of one block
+//	POST /certs/NAME/renew   have it issued anew, now
+//	GET /debug/pprof/        profiles of the process: net/http/pprof
 
 // clientsReport is the answer to GET /clients.
 type clientsReport struct {
@@ -34,18 +37,26 @@ type clientsReport struct {
 	Clients   []gateway.ClientTally `json:"clients"`
 }
 
-// controlHandler serves the control socket. listeners names those of the
-// configuration in use.
-func controlHandler(gw *gateway.Gateway, since time.Time, listeners func() []string) http.Handler {
+// controlHandler serves the control socket. current is the configuration in
+// use, nil before the first.
+func controlHandler(gw *gateway.Gateway, since time.Time, current func() *config.Config) http.Handler {
 	mux := http.NewServeMux()
+	listeners := func() (names []string) {
+		if cfg := current(); cfg != nil {
+			for _, l := range cfg.Gateway.Listeners {
+				names = append(names, l.Name)
+			}
+		}
+		return names
+	}
 	mux.HandleFunc("GET /clients", func(w http.ResponseWriter, _ *http.Request) {
 		report := clientsReport{Since: since, Listeners: listeners(), Clients: gw.Clients()}
 		if report.Clients == nil {
 			report.Clients = []gateway.ClientTally{}
 		}
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(report)
+		answerJSON(w, http.StatusOK, report)
 	})
+	serveCerts(mux, current)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -177,14 +188,31 @@ func (c *controlServer) close() {
 	c.ln.Close() // when it was bound and never served
 }
 
+func answerJSON(w http.ResponseWriter, status int, answer any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(answer)
+}
+
+// A refusal is the answer to what cannot be done.
+type refusal struct {
+	Error string `json:"error"`
+}
+
 // askControl asks the gateway that runs a configuration, and decodes its answer.
 func askControl(ctx context.Context, configPath string, vars map[string]string, page string, answer any) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return callControl(ctx, "GET", configPath, vars, page, func(r io.Reader) error { return json.NewDecoder(r).Decode(answer) })
+}
+
+// callControl makes a request and has its answer read.
+func callControl(ctx context.Context, method, configPath string, vars map[string]string, page string, read func(io.Reader) error) error {
 	socket, diags := config.ControlSocket(configPath, config.Options{Vars: vars})
 	if socket == "" {
 		return fmt.Errorf("the control socket cannot be found: %w", diags)
 	}
 	client := &http.Client{
-		Timeout: 10 * time.Second,
 		Transport: &http.Transport{
 			DisableKeepAlives: true,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -192,7 +220,7 @@ func askControl(ctx context.Context, configPath string, vars map[string]string, 
 			},
 		},
 	}
-	req, err := http.NewRequestWithContext(ctx, "GET", "http://control"+page, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://control"+page, nil)
 	if err != nil {
 		return err
 	}
@@ -202,18 +230,25 @@ func askControl(ctx context.Context, configPath string, vars map[string]string, 
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
+		var why refusal
+		if json.NewDecoder(io.LimitReader(resp.Body, 1<<20)).Decode(&why) == nil && why.Error != "" {
+			return errors.New(why.Error)
+		}
 		return fmt.Errorf("the gateway on %s answers %s to %s; is it of another version?", socket, resp.Status, page)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+	if err := read(resp.Body); err != nil {
 		return fmt.Errorf("answer of the gateway on %s: %w", socket, err)
 	}
 	return nil
 }
 
+// errNobody is what asking a gateway that does not run ends with.
+var errNobody = errors.New("nobody answers")
+
 func explainControl(socket, configPath string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("nobody answers on %s: is a gateway running with %s? If one is, its log says why it has no control socket", socket, configPath)
+		return fmt.Errorf("%w on %s: is a gateway running with %s? If one is, its log says why it has no control socket", errNobody, socket, configPath)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return fmt.Errorf("the gateway on %s does not talk to you: only root and its own user may ask (%w)", socket, err)
 	}

@@ -87,6 +87,7 @@ Exit codes: 0 all went well, 1 it failed, 2 the command line is wrong.`,
 		protocolsCommand(),
 		probeCommand(),
 		demoCommand(),
+		certsCommand(),
 		reportCommand(),
 		versionCommand(),
 	)

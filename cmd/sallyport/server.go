@@ -71,7 +71,7 @@ func newServer(opts runOptions, stderr io.Writer) *server {
 	s.metrics.Certificates(s.certificates)
 	s.gw = gateway.New(gateway.Options{Logger: log, Metrics: s.metrics, Listen: s.sockets.listen})
 	s.handler = adminHandler(reg, s.gw.Ready, log)
-	s.private = controlHandler(s.gw, time.Now(), s.listeners)
+	s.private = controlHandler(s.gw, time.Now(), s.config.Load)
 	return s
 }
 
@@ -165,16 +165,6 @@ func (s *server) applyControl(path string) {
 	s.control = bindControl(path, s.private, s.log)
 	s.control.serve()
 	go old.close() // running requests may end
-}
-
-// listeners names those in use.
-func (s *server) listeners() (names []string) {
-	if cfg := s.config.Load(); cfg != nil {
-		for _, l := range cfg.Gateway.Listeners {
-			names = append(names, l.Name)
-		}
-	}
-	return names
 }
 
 // announce logs where listeners listen that did not before.
