@@ -18,6 +18,7 @@ type certificateBlock struct {
 	Names      attr[[]string]   `hcl:"names,optional" doc:"host names, wildcards and addresses to certify; files say by themselves what they cover"`
 	Bootstrap  attr[string]     `hcl:"bootstrap,optional" default:"refuse" enum:"refuse|self_signed" doc:"what is served until the first certificate is issued"`
 	Key        attr[string]     `hcl:"key,optional" default:"reuse" enum:"reuse|rollover" doc:"whether a renewal keeps the key, as a TLSA record 3 1 1 needs it (RFC 7671, 5.1)"`
+	KeyType    attr[string]     `hcl:"key_type,optional" default:"p256" enum:"p256|p384" doc:"elliptic curve of a key that is made for an authority to certify"`
 }
 
 func (b *certificateBlock) label() string { return string(b.Name.Value) }
@@ -41,6 +42,8 @@ func (l *loader) certificate(b *certificateBlock) certs.Source {
 		l.errorf(b.At, "Missing names of the certificate", "Write what it is for: names = [\"mail.example.org\"].")
 	case b.SelfSigned.good():
 		return l.selfSigned(b)
+	case b.ACME.good():
+		l.checkIssued(b)
 	}
 	return nil
 }

@@ -241,6 +241,9 @@ func (l *loader) config() *Config {
 			l.errorf(b.Address.At, "Unsuitable value for address", "A DNS server is asked by UDP and TCP: write address = \"127.0.0.1:53\".")
 		}
 	}
+	for _, b := range l.root.ACME {
+		l.checkACME(b)
+	}
 	for _, b := range l.root.Certificates {
 		if src := l.certificate(b); src != nil {
 			l.sources[b] = src

@@ -19,6 +19,7 @@ var notYet = []struct {
 	{"certificate.acme", "", "Write cert_file and key_file, or self_signed = true."},
 	{"certificate.bootstrap", "", "It is about acme: leave it out."},
 	{"certificate.key", "", "It is about acme: leave it out."},
+	{"certificate.key_type", "", "It is about acme: leave it out."},
 
 	{"listener", "ftp", ""},
 	{"listener", "http", ""},

@@ -46,12 +46,41 @@ acme "letsencrypt" {
     hmac   = "c2VjcmV0"
   }
 }
+acme "private" {
+  directory  = "https://ca.corp.example/acme"
+  accept_tos = true
+  manager    = "advanced"
+  challenges = ["dns-01", "http-01"]
+  profile    = "shortlived"
+  dns "rfc2136" {
+    server        = "192.0.2.53:53"
+    key_name      = "sallyport"
+    key_algorithm = "hmac-sha512"
+    key_secret    = "c2FsbHlwb3J0IHRlc3RzIHNpZ24gd2l0aCB0aGlzISE="
+    zone          = "acme.example.net"
+    ttl           = "30s"
+    timeout       = "5m"
+  }
+}
+acme "by-program" {
+  directory  = "https://ca.corp.example/acme"
+  accept_tos = true
+  manager    = "advanced"
+  dns "exec" {
+    command = ["/bin/sh", "/usr/local/lib/sallyport/dns-hook"]
+  }
+}
 
 certificate "issued" {
   names     = [local.mx, "imap.${var.domain}"]
   acme      = acme.letsencrypt
   bootstrap = "self_signed"
   key       = "rollover"
+  key_type  = "p384"
+}
+certificate "wildcard" {
+  names = ["*.${var.domain}", var.domain]
+  acme  = acme.private
 }
 certificate "legacy" {
   cert_file = "${var.certs}/mail.crt"
