@@ -154,7 +154,7 @@ func (a *adviser) get(ctx context.Context, url string, into any) (again time.Dur
 		return 0, err
 	}
 	defer res.Body.Close()
-	again = retryAfter(res.Header)
+	again = askAgain(res.Header)
 	if res.StatusCode != http.StatusOK {
 		err = fmt.Errorf("%s answers %s", req.URL.Redacted(), res.Status)
 		if res.StatusCode >= 500 || res.StatusCode == http.StatusTooManyRequests {
@@ -176,8 +176,8 @@ func (a *adviser) get(ctx context.Context, url string, into any) (again time.Dur
 	return again, nil
 }
 
-// retryAfter reads the field in both its forms (RFC 9110, 10.2.3); 0 is none.
-func retryAfter(h http.Header) time.Duration {
+// askAgain reads the field in both its forms (RFC 9110, 10.2.3); 0 is none.
+func askAgain(h http.Header) time.Duration {
 	text := h.Get("Retry-After")
 	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
