@@ -201,7 +201,7 @@ var layers = []struct{ pkg, may, because string }{
 	{"upgraders/lmtp", "upgraders upgraders/smtp internal/wire internal/relay", "LMTP is SMTP with other words, and knows nothing else"},
 	{"upgraders/*", "upgraders internal/wire internal/relay internal/onehttp", "a protocol knows its own words, and neither the gateway nor another protocol"},
 	{"internal/relay", "internal/wire", "it moves bytes and knows nothing of whose they are"},
-	{"internal/onehttp", "internal/wire", "it serves a connection and knows nothing of whose it is"},
+	{"internal/onehttp", "upgraders internal/wire", "it serves a connection and knows nothing of whose it is"},
 	{"internal/wire", "", "it reads bytes and knows nothing of whose they are"},
 	{"integration", "", "it tests the binary from outside, as a client and a server would"},
 }

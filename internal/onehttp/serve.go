@@ -1,14 +1,15 @@
 // Package onehttp serves HTTP/1.1 (RFC 9110, 9112) on a connection that
 // somebody else has accepted, and whose end somebody else writes.
 //
-// net/http serves it. What is added is what a gateway owes its clients and
-// operators: one connection's end as a value, a stop between two requests, and
-// no goroutine that outlives the connection.
+// net/http serves it, and gets to see only what has one reading: ReadHead is
+// strict where RFC 9112 lets a recipient be lenient. What is added besides is
+// what a gateway owes its clients and operators: one connection's end as a
+// value, a stop between two requests, and no goroutine that outlives the
+// connection.
 package onehttp
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -21,7 +22,7 @@ import (
 
 // ErrCutShort is what Serve returns when a handler gave up in the middle of an
 // answer (http.ErrAbortHandler): the client must see the stream break off.
-var ErrCutShort = errors.New("an answer was cut short")
+var ErrCutShort = fmt.Errorf("an answer was cut short: %w", io.ErrUnexpectedEOF)
 
 // newConnGrace is a second more than what SetKeepAlivesEnabled leaves to a
 // connection on which no request has begun.
@@ -32,10 +33,15 @@ const newConnGrace = 6 * time.Second
 // an answer says `Connection: close`, and between two requests the connection
 // ends. A nil stopping is never closed.
 //
+// A request that is not strictly one gets 400, after the answers that are due,
+// and is the last. A client that ends its side still gets its answers; one that
+// breaks its side ends the request in hand.
+//
 // Serve does not close c, and when it returns nobody reads or writes c any
 // more. The error is nil when the stream ended between two requests, and what
-// ended it otherwise: wire.ErrIdle, wire.ErrShutdown, ErrCutShort or the
-// connection's own. A panic of h goes on in the caller's goroutine.
+// ended it otherwise: wire.ErrIdle, wire.ErrShutdown, upgraders.ErrSyntax and
+// its kin, or the connection's own; and ErrCutShort with it where an answer was
+// begun. A panic of h goes on in the caller's goroutine.
 func Serve(ctx context.Context, c net.Conn, h http.Handler, stopping <-chan struct{}) error {
 	o := &one{conn: newConn(c), handler: h, done: make(chan struct{})}
 	protocols := new(http.Protocols)
@@ -99,6 +105,7 @@ func (o *one) end() { o.over.Do(func() { close(o.done) }) }
 func (o *one) state(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateHijacked:
+		o.conn.hijacked()
 		o.hijacked = true // the handler still runs
 	case http.StateClosed:
 		o.end()
@@ -109,6 +116,7 @@ func (o *one) state(_ net.Conn, state http.ConnState) {
 // what is broken.
 func (o *one) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
+		o.conn.answered()
 		switch caught := recover(); caught {
 		case nil:
 		case http.ErrAbortHandler:
@@ -141,11 +149,12 @@ func (o *one) stop(server *http.Server, stopping <-chan struct{}) {
 }
 
 func (o *one) result() error {
-	if err := o.conn.broken(); err != nil {
+	err := o.conn.broken()
+	switch {
+	case !o.cut:
 		return err
-	}
-	if o.cut {
+	case err == nil:
 		return ErrCutShort
 	}
-	return nil
+	return fmt.Errorf("%w: %w", ErrCutShort, err)
 }
