@@ -3,6 +3,8 @@ package tickets
 import (
 	"bytes"
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -183,6 +185,28 @@ func TestRotation(t *testing.T) {
 	})
 }
 
+// A secret without a successor seals for two days and opens for seven, to the
+// second, though nobody looks at the store.
+func TestLastSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		r := h.ring(h.file)
+		h.mustLook(r)
+		born, s := (*r.keys.Load())[0].From, seal(r)
+		for _, c := range []struct {
+			after        time.Duration
+			seals, opens bool
+		}{
+			{rotation + grace - 1, true, true}, {rotation + grace, false, true}, {life - 1, false, true}, {life, false, false},
+		} {
+			time.Sleep(time.Until(born.Add(c.after)))
+			if seals, opens := seal(r) == s, opens(r, s); seals != c.seals || opens != c.opens {
+				t.Errorf("after %s: seals %v, opens %v", c.after, seals, opens)
+			}
+		}
+	})
+}
+
 // Two secrets of different days are different generations, and nothing is
 // computed while nothing changes.
 func TestGeneration(t *testing.T) {
@@ -258,6 +282,13 @@ func TestStoreTellsNothing(t *testing.T) {
 					t.Error("a secret is in the store")
 				}
 			}
+		}
+		key, err := hkdf.Key(sha256.New, bytes.TrimSpace(text), nil, "sallyport tickets: key", 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if names := strings.Join(h.names(), " "); strings.Contains(names, fmt.Sprintf("%x", key[:4])) {
+			t.Errorf("a name tells of the key: %s", names)
 		}
 		s, err := r.opts.secret()
 		if err != nil {
