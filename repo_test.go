@@ -192,7 +192,6 @@ var layers = []struct{ pkg, may, because string }{
 	{"certs", "", "where certificates come from is nobody else's affair: the gateway has an interface for it"},
 	{"certs/tickets", "certs/store", "it keeps secrets, and what tickets are made of them is the gateway's affair"},
 	{"certs/store", "", "it keeps bytes and knows nothing of what they are"},
-	{"certs/acme", "certs certs/store", "it gets certificates from authorities, and who serves them is nobody's affair here"},
 	{"certs/acme/acmetest", "", "it runs an authority, for tests of whatever talks to one"},
 	{"gateway", "upgraders internal/wire internal/relay", "it knows the contract, and no protocol, no file format, no source of certificates"},
 	{"upgraders", "internal/wire", "it is the contract between gateway and protocols, and nothing else"},

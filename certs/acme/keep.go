@@ -1,0 +1,412 @@
+package acme
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sallyport/sallyport/certs/store"
+)
+
+const (
+	poll       = 5 * time.Second // of the store, for what other replicas obtained
+	tryTimeout = 5 * time.Minute // of an order, from account to certificate
+
+	firstBackoff = time.Minute
+	maxBackoff   = time.Hour
+
+	// Each certificate that we can't serve counts against a limit of the
+	// authority (Let's Encrypt: 5 a week), and whatever is wrong, a clock as a
+	// rule, doesn't mend itself.
+	firstUnusableBackoff = time.Hour
+	maxUnusableBackoff   = 24 * time.Hour
+)
+
+// schedule returns when a certificate is renewed: when a third of its life is
+// left, or a little more, so that not all certificates of one day come due at
+// once. It is the same for all replicas and after a restart.
+func schedule(leaf *x509.Certificate) time.Time {
+	third := leaf.NotAfter.Sub(leaf.NotBefore) / 3
+	sum := sha256.Sum256(leaf.Raw)
+	jitter := time.Duration(float64(third) / 10 * float64(binary.BigEndian.Uint32(sum[:])) / (1 << 32))
+	return leaf.NotAfter.Add(-third - jitter)
+}
+
+// due returns when the certificate has to be obtained or renewed.
+func (s *Source) due() time.Time {
+	cert := s.ours()
+	if cert == nil {
+		return time.Time{}
+	}
+	at := schedule(cert.Leaf)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.advice.IsZero() && s.advice.Before(cert.Leaf.NotAfter) {
+		at = s.advice
+	}
+	return at
+}
+
+// backoffAfter returns how long to wait after some failures in a row.
+func backoffAfter(failed int, err error) time.Duration {
+	first, most := firstBackoff, maxBackoff
+	if errors.Is(err, ErrUnusable) {
+		first, most = firstUnusableBackoff, maxUnusableBackoff
+	}
+	wait := min(first<<min(failed-1, 10), most)
+	wait += rand.N(wait / 4)
+	if p := (*problem)(nil); errors.As(err, &p) {
+		wait = max(wait, p.after)
+	}
+	return wait
+}
+
+// Keep has the certificate issued and renewed until ctx ends. It serves what
+// the store holds at once, and what other replicas put there when they do.
+func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
+	s.mu.Lock()
+	s.log = log
+	s.mu.Unlock()
+	var said string // of the store
+	following := func() {}
+	defer func() { following() }()
+	var followed *tls.Certificate
+	for {
+		if err := s.Load(ctx); err == nil {
+			said = ""
+		} else if ctx.Err() == nil && err.Error() != said {
+			said = err.Error()
+			log.Error("the store cannot be read, what is served stays", "error", err)
+		}
+		if s.wanted() {
+			s.try(ctx, false)
+		}
+		s.renewStandIn()
+		if cert := s.ours(); cert != followed {
+			following()
+			followed, following = cert, s.follow(ctx, log, cert)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.wake:
+		case <-time.After(poll):
+		}
+	}
+}
+
+// wanted reports whether it is time for a try.
+func (s *Source) wanted() bool {
+	now, due := s.authority.now(), s.due()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsaved != nil || !now.Before(due) && !now.Before(s.past.Next)
+}
+
+// ours returns the certificate if it is what was ordered.
+func (s *Source) ours() *tls.Certificate {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopgap {
+		return nil
+	}
+	return s.current.Load()
+}
+
+// follow has the authority asked when to renew a certificate.
+func (s *Source) follow(ctx context.Context, log *slog.Logger, cert *tls.Certificate) (stop func()) {
+	f, ok := s.authority.engine.(follower)
+	if !ok || cert == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.follow(ctx, log, cert.Leaf, func(at time.Time) { s.advise(cert, at) })
+	}()
+	return func() { cancel(); <-done }
+}
+
+func (s *Source) advise(cert *tls.Certificate, at time.Time) {
+	if s.current.Load() != cert {
+		return
+	}
+	s.mu.Lock()
+	s.advice = at
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Renew has the certificate renewed now, whatever the schedule. It keeps the
+// key, unless the order wants a new one each time. When another replica is
+// about it, it takes what that obtains.
+func (s *Source) Renew(ctx context.Context) error { return s.try(ctx, true) }
+
+// try obtains the certificate, unless it turns out that somebody else has. Only
+// one process tries at a time. What comes of it is logged here, once.
+func (s *Source) try(ctx context.Context, force bool) error {
+	before := s.ours()
+	release, err := s.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	unlock, err := s.authority.cfg.Store.Lock(ctx, s.slot.certificate())
+	if err != nil {
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", ErrStore, err)
+			s.failed(ctx, history{}, err)
+		}
+		return err
+	}
+	defer unlock()
+	s.save(ctx)
+	s.look(ctx) // what cannot be read is ordered anew
+	if now := s.ours(); force && now != before {
+		return nil
+	}
+	past := s.history(ctx)
+	s.remember(past)
+	if !force && (s.authority.now().Before(s.due()) || s.authority.now().Before(past.Next)) {
+		return nil
+	}
+	began := s.authority.now()
+	cert, challenge, err := s.obtain(ctx, past.Challenge)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.failed(ctx, past, err)
+		}
+		return err
+	}
+	s.take(cert, false)
+	h := history{Last: began, Result: result(nil), Challenge: challenge}
+	s.mu.Lock()
+	s.past, s.err = h, nil
+	s.tries[h.Result]++
+	s.unsaved, _ = encode(cert)
+	s.mu.Unlock()
+	s.logger().Info("certificate obtained", append(about(cert), "challenge", challenge, "duration", s.authority.now().Sub(began).Seconds())...)
+	s.save(ctx)
+	s.putHistory(ctx, h)
+	s.tidy(ctx)
+	return nil
+}
+
+// failed notes why a try failed, and when the next one is due.
+func (s *Source) failed(ctx context.Context, past history, err error) {
+	now := s.authority.now()
+	s.mu.Lock()
+	if past.Last.IsZero() {
+		past = s.past
+	}
+	h := history{Failed: past.Failed + 1, Last: now, Result: result(err), Error: err.Error(), Challenge: past.Challenge}
+	if e := (*spent)(nil); errors.As(err, &e) {
+		h.Next = e.until
+	} else {
+		h.Next = now.Add(backoffAfter(h.Failed, err))
+	}
+	s.past, s.err = h, err
+	s.tries[h.Result]++
+	log := s.log
+	s.mu.Unlock()
+
+	level, attrs := slog.LevelError, []any{"error", err, "next", h.Next.UTC()}
+	if cert := s.current.Load(); cert != nil {
+		attrs = append(attrs, "served_until", cert.Leaf.NotAfter.UTC())
+		if left := cert.Leaf.NotAfter.Sub(now); left > cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore)/6 {
+			level = slog.LevelWarn
+		}
+	}
+	log.Log(ctx, level, "certificate not obtained", attrs...)
+	s.putHistory(ctx, h) // without it, others and a restart try sooner
+}
+
+// save puts into the store what it did not take before. The certificate is
+// served meanwhile, and not ordered again.
+func (s *Source) save(ctx context.Context) {
+	s.mu.Lock()
+	data := s.unsaved
+	s.mu.Unlock()
+	if data == nil {
+		return
+	}
+	err := s.authority.cfg.Store.Put(ctx, s.slot.certificate(), data)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err == nil:
+		s.seen, s.unsaved = data, nil
+		if errors.Is(s.err, ErrStore) {
+			s.err = nil
+		}
+	case !errors.Is(s.err, ErrStore):
+		s.err = fmt.Errorf("%w: %w", ErrStore, err)
+		s.log.Error("certificate cannot be stored, it is served from memory and lost at a restart", "error", err)
+	}
+}
+
+// tidy removes what nobody will come for any more.
+func (s *Source) tidy(ctx context.Context) {
+	st, now := s.authority.cfg.Store, s.authority.now()
+	s.authority.challenges.sweep(ctx)
+	keys, _ := st.List(ctx, s.slot.siblings())
+	for _, key := range keys {
+		data, err := st.Get(ctx, key)
+		if err != nil || key == s.slot.certificate() {
+			continue
+		}
+		if cert, err := decode(data); err != nil || now.After(cert.Leaf.NotAfter) {
+			st.Delete(ctx, key)
+		}
+	}
+}
+
+var errTryTimeout = fmt.Errorf("it is not done in %s: try another time, or another authority", tryTimeout)
+
+// obtain has the certificate issued, by one kind of challenge after the other.
+func (s *Source) obtain(ctx context.Context, preferred string) (cert *tls.Certificate, challenge string, err error) {
+	a := s.authority
+	if !a.cfg.AcceptTOS {
+		return nil, "", fmt.Errorf("%w without your consent to its terms of service: read them, and write accept_tos = true", ErrRefused)
+	}
+	kinds, err := s.kinds(preferred)
+	if err != nil {
+		return nil, "", err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, tryTimeout, errTryTimeout)
+	defer cancel()
+	inStore := func(err error) (*tls.Certificate, string, error) {
+		return nil, "", fmt.Errorf("%w, so nothing was ordered: %w", ErrStore, err)
+	}
+	if err := s.room(ctx); err != nil {
+		return inStore(err)
+	}
+	account, err := a.accountKey(ctx)
+	if err != nil {
+		return inStore(err)
+	}
+	key, err := s.key(ctx)
+	if err != nil {
+		return inStore(err)
+	}
+	o := order{names: s.order.Names, key: key, account: account}
+	if old := s.ours(); old != nil {
+		o.replaces = old.Leaf
+	}
+	var before error
+	for _, o.challenge = range kinds {
+		takeBack, err := a.reserve(ctx, o.names)
+		switch e := (*spent)(nil); {
+		case errors.As(err, &e) && before != nil:
+			return nil, "", before
+		case e != nil:
+			return nil, "", err
+		case err != nil:
+			return inStore(err)
+		}
+		chain, err := a.engine.obtain(ctx, o)
+		if !errors.Is(err, ErrValidation) {
+			takeBack()
+		}
+		if err == nil {
+			cert, err := s.issued(chain, key)
+			return cert, o.challenge, err
+		}
+		if before != nil {
+			err = fmt.Errorf("%w; %s: %w", before, o.challenge, err)
+		} else if len(kinds) > 1 {
+			err = fmt.Errorf("%s: %w", o.challenge, err)
+		}
+		if !errors.Is(err, ErrValidation) && !errors.Is(err, errNotOffered) {
+			return nil, "", err
+		}
+		before = err
+	}
+	return nil, "", before
+}
+
+// errNotOffered says that an authority would verify a name otherwise.
+var errNotOffered = fmt.Errorf("%w: it verifies in other ways", ErrRefused)
+
+// kinds returns the kinds of challenges to try, the one that worked last first.
+func (s *Source) kinds(preferred string) (kinds []string, err error) {
+	cfg := s.authority.cfg
+	for _, kind := range cfg.Challenges {
+		wildcard := slices.ContainsFunc(s.order.Names, func(n string) bool { return strings.HasPrefix(n, "*.") })
+		switch {
+		case kind == DNS01 && cfg.DNS == nil:
+		case kind != DNS01 && wildcard: // RFC 8555, 7.1.3; CA/Browser Forum
+		case kind == preferred:
+			kinds = slices.Insert(kinds, 0, kind)
+		default:
+			kinds = append(kinds, kind)
+		}
+	}
+	if kinds == nil {
+		return nil, fmt.Errorf("%w: none of challenges = %q can prove %s: add dns-01, with manager = \"advanced\" and a dns block", ErrRefused, cfg.Challenges, strings.Join(s.order.Names, ", "))
+	}
+	return kinds, nil
+}
+
+// room makes sure that the store will take a certificate. One that is ordered
+// and cannot be stored is ordered again at each restart.
+func (s *Source) room(ctx context.Context) error {
+	const most = 16 << 10 // of a key and its chain
+	st, key := s.authority.cfg.Store, "room/"+s.slot.label+"/"+s.slot.spec
+	if err := st.Put(ctx, key, bytes.Repeat([]byte("\n"), most)); err != nil {
+		return err
+	}
+	return st.Delete(ctx, key)
+}
+
+// key returns the key for the next certificate. It is in the store before
+// anything is ordered, so that a crash cannot lose it.
+func (s *Source) key(ctx context.Context) (crypto.Signer, error) {
+	st, name := s.authority.cfg.Store, s.slot.key(s.order.KeyType)
+	var mine crypto.Signer
+	cert := s.current.Load()
+	if cert != nil && kindOf(cert.Leaf.PublicKey) == s.order.KeyType {
+		mine = cert.PrivateKey.(crypto.Signer)
+	}
+	data, err := st.Get(ctx, name)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return nil, err
+	}
+	if err == nil {
+		key, err := decodeKey(data)
+		switch {
+		case err != nil || kindOf(key.Public()) != s.order.KeyType:
+			s.logger().Warn("the key for the next certificate cannot be read, it is replaced", "store", st.String(), "key", name)
+		case !s.order.Rollover || mine == nil || !same(key, mine):
+			return key, nil
+		}
+	}
+	key := mine
+	if s.order.Rollover || mine == nil {
+		if key, err = newKey(s.order.KeyType); err != nil {
+			return nil, err
+		}
+	}
+	return key, putKey(ctx, st, name, key)
+}
+
+// same reports whether two keys are one.
+func same(a, b crypto.Signer) bool {
+	public, ok := a.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && public.Equal(b.Public())
+}
