@@ -1,6 +1,6 @@
 // Package certs is where certificates come from: files that others renew, and
 // certificates the gateway signs itself. A Source keeps its certificate in
-// memory, Watch keeps it current, and a Set chooses among several by what a
+// memory, a Watcher keeps it current, and a Set chooses among several by what a
 // ClientHello asks for (RFC 6066, 3: server_name; RFC 9525, 6.3: wildcards).
 //
 // No handshake ever waits for a file, a lock or a network.

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Looks returns a function that looks at a source once, as Watch does at each
+// Looks returns a function that looks at a source once, as a Watcher does at each
 // interval, and returns what that logged.
 func Looks(src Source) func() string {
 	var out strings.Builder

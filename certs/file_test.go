@@ -2,7 +2,6 @@ package certs_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/tls"
@@ -206,19 +205,14 @@ func (l *logs) count(text string) int {
 	return strings.Count(l.buf.String(), text)
 }
 
-// watch runs Watch every few milliseconds until the test ends.
+// watch looks at sources every few milliseconds until the test ends.
 func watch(t *testing.T, sources ...certs.Source) *logs {
 	t.Helper()
 	out := &logs{}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		certs.Watch(ctx, 5*time.Millisecond, sources, slog.New(slog.NewTextHandler(out, nil)))
-	}()
+	w := certs.NewWatcher(5*time.Millisecond, slog.New(slog.NewTextHandler(out, nil)))
+	w.Apply(sources)
 	t.Cleanup(func() {
-		cancel()
-		<-done
+		w.Close()
 		if t.Failed() {
 			t.Logf("log:\n%s", out.buf.String())
 		}

@@ -1,7 +1,6 @@
 package certs_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/tls"
@@ -83,9 +82,9 @@ func TestSelfSignedRenewal(t *testing.T) {
 			t.Fatal(err)
 		}
 		first, _ := src.Certificate()
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		go certs.Watch(ctx, time.Hour, []certs.Source{src}, slog.New(slog.DiscardHandler))
+		w := certs.NewWatcher(time.Hour, slog.New(slog.DiscardHandler))
+		w.Apply([]certs.Source{src})
+		defer w.Close()
 
 		renewals, last := 0, first
 		for range 365 {

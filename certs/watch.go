@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// refresher is a Source that Watch keeps current.
+// refresher is a Source that a Watcher keeps current.
 type refresher interface {
 	// refresh looks for something newer than what is in memory and takes it.
 	// When that fails, what was in memory stays.
@@ -17,20 +17,86 @@ type refresher interface {
 // warner is a Source that may hold what clients will refuse.
 type warner interface{ Warnings() []string }
 
-// Watch looks at the sources now and at every interval until ctx ends: it
-// reads changed files, renews what is self-signed, and logs what came of it,
-// each thing once. It does not poll faster than once a millisecond.
-func Watch(ctx context.Context, interval time.Duration, sources []Source, log *slog.Logger) {
-	watches := make([]watch, len(sources))
-	for i, src := range sources {
-		watches[i] = watch{source: src, log: log.With("certificate", src.Name())}
-	}
-	tick := time.NewTicker(max(interval, time.Millisecond))
-	defer tick.Stop()
-	for {
-		for i := range watches {
-			watches[i].look()
+// A Keeper looks after itself, until ctx ends.
+type Keeper interface {
+	Keep(ctx context.Context, log *slog.Logger)
+}
+
+// A Watcher keeps sources current, over all changes of which there are: it
+// looks at files, renews what is self-signed, and has Keepers keep themselves.
+// What came of it is logged, each thing once. A Watcher belongs to one
+// goroutine.
+type Watcher struct {
+	interval time.Duration
+	log      *slog.Logger
+	watched  map[any]running
+}
+
+// NewWatcher returns a Watcher that looks at files at every interval, but not
+// faster than once a millisecond.
+func NewWatcher(interval time.Duration, log *slog.Logger) *Watcher {
+	return &Watcher{max(interval, time.Millisecond), log, make(map[any]running)}
+}
+
+// Apply looks after these sources and others from now on, and no longer after
+// what it was given before. Nothing happens to what was and is among them: an
+// order that an authority works on goes on. It returns when what is gone has
+// ended.
+func (w *Watcher) Apply(sources []Source, others ...Keeper) {
+	gone := w.watched
+	w.watched = make(map[any]running)
+	look := func(what any, run func(ctx context.Context)) {
+		if r, ok := gone[what]; ok {
+			w.watched[what] = r
+			delete(gone, what)
+		} else if _, twice := w.watched[what]; !twice {
+			w.watched[what] = start(run)
 		}
+	}
+	for _, src := range sources {
+		log := w.log.With("certificate", src.Name())
+		if k, ok := src.(Keeper); ok {
+			look(src, func(ctx context.Context) { k.Keep(ctx, log) })
+		} else {
+			look(src, func(ctx context.Context) { w.watch(ctx, src, log) })
+		}
+	}
+	for _, k := range others {
+		look(k, func(ctx context.Context) { k.Keep(ctx, w.log) })
+	}
+	for _, r := range gone {
+		r.cancel()
+	}
+	for _, r := range gone {
+		<-r.done
+	}
+}
+
+// Close ends all and waits for it.
+func (w *Watcher) Close() { w.Apply(nil) }
+
+// A running is a goroutine and how it is ended.
+type running struct {
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func start(run func(ctx context.Context)) running {
+	ctx, cancel := context.WithCancel(context.Background())
+	r := running{cancel, make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		run(ctx)
+	}()
+	return r
+}
+
+// watch looks at one source.
+func (w *Watcher) watch(ctx context.Context, src Source, log *slog.Logger) {
+	tick := time.NewTicker(w.interval)
+	defer tick.Stop()
+	for looks := (watch{source: src, log: log}); ; {
+		looks.look()
 		select {
 		case <-ctx.Done():
 			return

@@ -45,7 +45,7 @@ type Config struct {
 	Gateway *gateway.Config
 
 	// Sources holds every certificate, in the order of the files. Someone
-	// must certs.Watch them.
+	// must keep them current, with a certs.Watcher.
 	Sources []certs.Source
 
 	// Files are the paths whose change means a reload: configuration files,

@@ -26,6 +26,7 @@ type Metrics struct {
 	active   *prometheus.Desc
 	bytes    *prometheus.Desc
 	notAfter *prometheus.Desc
+	tries    *prometheus.Desc
 
 	sessions atomic.Pointer[tracker]
 	facts    atomic.Pointer[func() []CertificateFact]
@@ -33,8 +34,9 @@ type Metrics struct {
 
 // CertificateFact is what a metric tells of a certificate.
 type CertificateFact struct {
-	Name     string // the label in the configuration
-	NotAfter time.Time
+	Name     string            // the label in the configuration
+	NotAfter time.Time         // zero where there is none
+	Tries    map[string]uint64 // to have it issued, by result; nil where nobody issues it
 }
 
 // NewMetrics makes the metrics and registers them; a nil reg keeps them
@@ -72,6 +74,8 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			"Bytes moved on clients' connections, TLS included; in is from the client.", []string{"listener", "direction"}, nil),
 		notAfter: prometheus.NewDesc("sallyport_certificate_not_after_seconds",
 			"When a certificate that is served expires, in Unix time.", []string{"name"}, nil),
+		tries: prometheus.NewDesc("sallyport_certificate_tries_total",
+			"Tries to have a certificate issued, by result: ok, store, limited, validation, refused, unusable, unreachable.", []string{"name", "result"}, nil),
 	}
 	for _, result := range []string{"ok", "failed"} {
 		m.reloads.WithLabelValues(result)
@@ -135,6 +139,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.active
 	ch <- m.bytes
 	ch <- m.notAfter
+	ch <- m.tries
 }
 
 // Collect implements prometheus.Collector.
@@ -148,7 +153,12 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	if facts := m.facts.Load(); facts != nil {
 		for _, f := range (*facts)() {
-			ch <- prometheus.MustNewConstMetric(m.notAfter, prometheus.GaugeValue, float64(f.NotAfter.Unix()), f.Name)
+			if !f.NotAfter.IsZero() {
+				ch <- prometheus.MustNewConstMetric(m.notAfter, prometheus.GaugeValue, float64(f.NotAfter.Unix()), f.Name)
+			}
+			for result, n := range f.Tries {
+				ch <- prometheus.MustNewConstMetric(m.tries, prometheus.CounterValue, float64(n), f.Name, result)
+			}
 		}
 	}
 }

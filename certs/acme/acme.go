@@ -142,6 +142,9 @@ func (a *Authority) Source(o Order) *Source {
 		tries:     make(map[string]uint64),
 		log:       slog.New(slog.DiscardHandler),
 	}
+	for _, result := range Results() {
+		s.tries[result] = 0 // so that a rate is right from the first try on
+	}
 	s.renewStandIn()
 	return s
 }

@@ -87,7 +87,7 @@ func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
 			said = ""
 		} else if ctx.Err() == nil && err.Error() != said {
 			said = err.Error()
-			log.Error("the store cannot be read, what is served stays", "error", err)
+			log.Error("the store cannot be read", "error", err)
 		}
 		if s.wanted() {
 			s.try(ctx, false)
@@ -256,7 +256,7 @@ func (s *Source) save(ctx context.Context) {
 		}
 	case !errors.Is(s.err, ErrStore):
 		s.err = fmt.Errorf("%w: %w", ErrStore, err)
-		s.log.Error("certificate cannot be stored, it is served from memory and lost at a restart", "error", err)
+		s.log.Error("certificate cannot be stored", "error", err)
 	}
 }
 

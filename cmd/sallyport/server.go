@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/sallyport/sallyport/certs"
+	"github.com/sallyport/sallyport/certs/acme"
 	"github.com/sallyport/sallyport/config"
 	"github.com/sallyport/sallyport/gateway"
 )
@@ -44,9 +45,8 @@ type server struct {
 	sockets *inherited
 	state   string // the directory in use until a restart
 
-	config      atomic.Pointer[config.Config] // read by the metrics, too
-	watchCerts  context.CancelFunc
-	certsClosed chan struct{}
+	config  atomic.Pointer[config.Config] // read by the metrics, too
+	watcher *certs.Watcher
 }
 
 // newServer returns a server that does nothing until start.
@@ -67,6 +67,7 @@ func newServer(opts runOptions, stderr io.Writer) *server {
 		metrics: gateway.NewMetrics(reg),
 		files:   fileWatch{path: opts.path},
 		sockets: inheritSockets(log),
+		watcher: certs.NewWatcher(certInterval, log),
 	}
 	s.metrics.Certificates(s.certificates)
 	s.gw = gateway.New(gateway.Options{Logger: log, Metrics: s.metrics, Listen: s.sockets.listen})
@@ -151,7 +152,7 @@ func (s *server) apply(cfg *config.Config) error {
 	s.applyControl(cfg.Admin.Control)
 	s.sockets.report(cfg.Gateway, s.log)
 	s.checkNoFile(cfg.Gateway)
-	s.watch(cfg.Sources)
+	s.watcher.Apply(cfg.Sources)
 	return nil
 }
 
@@ -186,36 +187,21 @@ func (s *server) announce(now *gateway.Config, before *config.Config) {
 	}
 }
 
-// watch keeps the certificates current instead of those of the configuration
-// before.
-func (s *server) watch(sources []certs.Source) {
-	s.stopWatch()
-	ctx, cancel := context.WithCancel(context.Background())
-	closed := make(chan struct{})
-	s.watchCerts, s.certsClosed = cancel, closed
-	go func() {
-		defer close(closed)
-		certs.Watch(ctx, certInterval, sources, s.log)
-	}()
-}
-
-func (s *server) stopWatch() {
-	if s.watchCerts != nil {
-		s.watchCerts()
-		<-s.certsClosed
-	}
-}
-
-// certificates are the facts behind sallyport_certificate_not_after_seconds.
+// certificates are the facts behind the metrics of certificates.
 func (s *server) certificates() (facts []gateway.CertificateFact) {
 	cfg := s.config.Load()
 	if cfg == nil {
 		return nil
 	}
 	for _, src := range cfg.Sources {
+		fact := gateway.CertificateFact{Name: src.Name()}
 		if cert, _ := src.Certificate(); cert != nil {
-			facts = append(facts, gateway.CertificateFact{Name: src.Name(), NotAfter: cert.Leaf.NotAfter})
+			fact.NotAfter = cert.Leaf.NotAfter
 		}
+		if issued, ok := src.(*acme.Source); ok {
+			fact.Tries = issued.Status().Tries
+		}
+		facts = append(facts, fact)
 	}
 	return facts
 }
@@ -293,7 +279,7 @@ func (s *server) shutdown(signals *signalQueue) error {
 
 // stopped takes down what is left when the gateway has ended.
 func (s *server) stopped(err error) error {
-	s.stopWatch()
+	s.watcher.Close()
 	s.admin.close()
 	s.control.close()
 	if errors.Is(err, gateway.ErrForced) {
