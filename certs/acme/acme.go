@@ -130,7 +130,7 @@ func (a *Authority) Source(o Order) *Source {
 	o = o.normal()
 	a.mu.Lock()
 	for _, name := range o.Names {
-		a.sources[name] = true
+		a.sources[name], a.sources[serverName(name)] = true, true
 	}
 	a.mu.Unlock()
 	s := &Source{
@@ -184,6 +184,9 @@ type follower interface {
 }
 
 func newEngine(cfg Config, client *http.Client, c *challenges) engine {
+	if cfg.Advanced {
+		return &advancedEngine{cfg: cfg, client: client, challenges: c}
+	}
 	return &autocertEngine{cfg: cfg, client: client, challenges: c}
 }
 
@@ -194,6 +197,7 @@ type order struct {
 	account   crypto.Signer     // of the account; likewise
 	challenge string            // by which names are to be proved, and no other
 	replaces  *x509.Certificate // nil for none
+	log       *slog.Logger
 }
 
 var _ certs.Source = (*Source)(nil)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -49,14 +50,26 @@ func (s *Source) due() time.Time {
 	if cert == nil {
 		return time.Time{}
 	}
-	at := schedule(cert.Leaf)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.advice.IsZero() && s.advice.Before(cert.Leaf.NotAfter) {
-		at = s.advice
+	if s.advice.IsZero() {
+		return schedule(cert.Leaf)
+	}
+	at := s.advice
+	// An authority that has everything renewed at once would never see the end
+	// of it.
+	if again := s.past.Last.Add(leastAdvice); s.past.Advised && at.Before(again) {
+		at = again
+	}
+	// Nor does it have us wait until it is too late.
+	if last := cert.Leaf.NotAfter.Add(-cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore) / 6); at.After(last) {
+		at = last
 	}
 	return at
 }
+
+// leastAdvice is what lies between two renewals that the authority alone wanted.
+const leastAdvice = time.Hour
 
 // backoffAfter returns how long to wait after some failures in a row.
 func backoffAfter(failed int, err error) time.Duration {
@@ -195,6 +208,7 @@ func (s *Source) try(ctx context.Context, force bool) error {
 	}
 	s.take(cert, false)
 	h := history{Last: began, Result: result(nil), Challenge: challenge}
+	h.Advised = before != nil && !force && began.Before(schedule(before.Leaf))
 	s.mu.Lock()
 	s.past, s.err = h, nil
 	s.tries[h.Result]++
@@ -304,7 +318,7 @@ func (s *Source) obtain(ctx context.Context, preferred string) (cert *tls.Certif
 	if err != nil {
 		return inStore(err)
 	}
-	o := order{names: s.order.Names, key: key, account: account}
+	o := order{names: s.order.Names, key: key, account: account, log: s.logger()}
 	if old := s.ours(); old != nil {
 		o.replaces = old.Leaf
 	}
@@ -332,7 +346,7 @@ func (s *Source) obtain(ctx context.Context, preferred string) (cert *tls.Certif
 		} else if len(kinds) > 1 {
 			err = fmt.Errorf("%s: %w", o.challenge, err)
 		}
-		if !errors.Is(err, ErrValidation) && !errors.Is(err, errNotOffered) {
+		if !errors.Is(err, ErrValidation) && !errors.Is(err, errNotOffered) && !errors.Is(err, ErrDNS) {
 			return nil, "", err
 		}
 		before = err
@@ -346,10 +360,11 @@ var errNotOffered = fmt.Errorf("%w: it verifies in other ways", ErrRefused)
 // kinds returns the kinds of challenges to try, the one that worked last first.
 func (s *Source) kinds(preferred string) (kinds []string, err error) {
 	cfg := s.authority.cfg
+	wildcard := slices.ContainsFunc(s.order.Names, func(n string) bool { return strings.HasPrefix(n, "*.") })
+	address := slices.ContainsFunc(s.order.Names, func(n string) bool { return net.ParseIP(n) != nil })
 	for _, kind := range cfg.Challenges {
-		wildcard := slices.ContainsFunc(s.order.Names, func(n string) bool { return strings.HasPrefix(n, "*.") })
 		switch {
-		case kind == DNS01 && cfg.DNS == nil:
+		case kind == DNS01 && (cfg.DNS == nil || address && !wildcard): // RFC 8738, 7
 		case kind != DNS01 && wildcard: // RFC 8555, 7.1.3; CA/Browser Forum
 		case kind == preferred:
 			kinds = slices.Insert(kinds, 0, kind)

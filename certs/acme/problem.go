@@ -18,6 +18,7 @@ var (
 	ErrLimited     = errors.New("the authority wants fewer orders")
 	ErrRefused     = errors.New("the authority refuses")
 	ErrValidation  = errors.New("the authority could not verify a name")
+	ErrDNS         = errors.New("the record of dns-01 cannot be published")
 	ErrUnusable    = errors.New("what was issued cannot be served")
 )
 
@@ -34,6 +35,8 @@ func result(err error) string {
 		return "validation"
 	case errors.Is(err, ErrRefused):
 		return "refused"
+	case errors.Is(err, ErrDNS):
+		return "dns"
 	case errors.Is(err, ErrUnusable):
 		return "unusable"
 	}
@@ -42,7 +45,7 @@ func result(err error) string {
 
 // Results returns the labels of tries.
 func Results() []string {
-	return []string{"ok", "store", "limited", "validation", "refused", "unusable", "unreachable"}
+	return []string{"ok", "store", "limited", "validation", "refused", "dns", "unusable", "unreachable"}
 }
 
 // A problem is what an authority says went wrong (RFC 8555, 6.7).
@@ -59,6 +62,7 @@ type problem struct {
 	status int           // of the response
 	after  time.Duration // Retry-After; 0: none
 	proof  bool          // of a challenge that the authority tried
+	record bool          // which was dns-01
 }
 
 type ident struct {
@@ -111,6 +115,9 @@ func (p *problem) Error() string {
 // advice says what to do about the problems that operators meet (RFC 8555,
 // 6.7).
 func (p *problem) advice() string {
+	if p.record {
+		return "see that the whole Internet finds the record: the zone must be delegated to the name servers that have it, and DNSSEC, where it is signed, be in order"
+	}
 	switch p.kind() {
 	case "connection", "tls":
 		return "see that the name's addresses lead here, port 443 for tls-alpn-01 and port 80 for http-01, and that no firewall is between"

@@ -147,6 +147,7 @@ type history struct {
 	Result    string    `json:"result"`
 	Error     string    `json:"error,omitempty"`
 	Challenge string    `json:"challenge,omitempty"` // the kind that worked last
+	Advised   bool      `json:"advised,omitempty"`   // the last order was the authority's wish (RFC 9773)
 }
 
 // history returns what the store knows. What cannot be read is none: the next

@@ -60,7 +60,7 @@ func (s *Source) Made(a *Authority, o Order) bool {
 // where an older one is served until that is issued.
 func (s *Source) Names() []string {
 	if cert := s.current.Load(); cert != nil {
-		return cert.Leaf.DNSNames
+		return covered(cert.Leaf)
 	}
 	return s.order.Names
 }
@@ -252,20 +252,29 @@ func (s *Source) logger() *slog.Logger {
 
 // about describes a certificate in the log.
 func about(cert *tls.Certificate) []any {
-	return []any{"names", cert.Leaf.DNSNames, "issuer", clean(cert.Leaf.Issuer.String()), "not_after", cert.Leaf.NotAfter.UTC()}
+	return []any{"names", covered(cert.Leaf), "issuer", clean(cert.Leaf.Issuer.String()), "not_after", cert.Leaf.NotAfter.UTC()}
 }
 
 // fits says why a certificate is not what was ordered.
 func (s *Source) fits(cert *tls.Certificate) error {
 	for _, name := range s.order.Names {
 		if !covers(cert.Leaf, name) {
-			return fmt.Errorf("it is for %s and not for %s", clean(strings.Join(cert.Leaf.DNSNames, ", ")), name)
+			return fmt.Errorf("it is for %s and not for %s", clean(strings.Join(covered(cert.Leaf), ", ")), name)
 		}
 	}
 	if kind := kindOf(cert.Leaf.PublicKey); kind != s.order.KeyType {
 		return fmt.Errorf("its key is not %s", s.order.KeyType)
 	}
 	return nil
+}
+
+// covered returns the names and addresses of a certificate.
+func covered(leaf *x509.Certificate) []string {
+	names := slices.Clone(leaf.DNSNames)
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return names
 }
 
 func covers(leaf *x509.Certificate, name string) bool {

@@ -1,0 +1,455 @@
+package acme
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"github.com/sallyport/sallyport/certs/acme/acmetest"
+	"github.com/sallyport/sallyport/certs/store"
+)
+
+func testKey(t *testing.T, curve elliptic.Curve) crypto.Signer {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// advancedAt is an authority with the advanced engine at a Pebble.
+func advancedAt(t *testing.T, p *acmetest.Authority, change func(*Config)) *Authority {
+	t.Helper()
+	cfg := Config{
+		Name: "test", Directory: p.Directory, AcceptTOS: true, CAs: p.CAs, Advanced: true, Profile: "default",
+		Email: "hostmaster@example.org", Store: store.Open(t.TempDir()),
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	return New(cfg)
+}
+
+// try is an order for names, with a new account.
+func try(t *testing.T, challenge string, names ...string) order {
+	return order{names: names, key: testKey(t, elliptic.P256()), account: testKey(t, elliptic.P256()), challenge: challenge, log: discard}
+}
+
+func obtain(t *testing.T, a *Authority, o order) *x509.Certificate {
+	t.Helper()
+	chain, err := a.engine.obtain(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(chain) < 2 {
+		t.Errorf("a chain of %d", len(chain))
+	}
+	leaf, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !o.key.Public().(interface{ Equal(crypto.PublicKey) bool }).Equal(leaf.PublicKey) {
+		t.Error("another key was certified")
+	}
+	names := append([]string(nil), leaf.DNSNames...)
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	slices.Sort(names)
+	if want := slices.Sorted(slices.Values(o.names)); !slices.Equal(names, want) {
+		t.Errorf("certified for %q, not %q", names, want)
+	}
+	return leaf
+}
+
+// A domain with its wildcard, and a name whose proof is an alias into another
+// zone, in one certificate, by records in a real name server that Pebble asks.
+func TestDNS01(t *testing.T) {
+	t.Parallel()
+	for kind, start := range map[string]func(t *testing.T, addr, algorithm, zone string) *nameserver{"bind": bind, "knot": knot} {
+		t.Run(kind, func(t *testing.T) {
+			s := start(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile)
+			p := acmetest.Start(t, acmetest.Options{DNS: resolver(t, s)})
+			a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{DNS01}, settings(s) })
+			obtain(t, a, try(t, DNS01, "example.org", "*.example.org", "www.example.org", "*.www.example.org"))
+			if left := append(s.txt(t, "_acme-challenge.example.org"), s.txt(t, "www.acme.example.net")...); left != nil {
+				t.Errorf("left behind: %q", left)
+			}
+		})
+	}
+}
+
+// Two names by tls-alpn-01 and by http-01, one kind of challenge each time; an
+// address, by SNI in the form of the reverse DNS (RFC 8738); a wildcard goes by
+// dns-01 whatever the others do.
+func TestAdvancedChallenges(t *testing.T) {
+	t.Parallel()
+	s := bind(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile+"@ A 127.0.0.1\n")
+	p := acmetest.Start(t, acmetest.Options{DNS: s.addr})
+	a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{HTTP01, TLSALPN01, DNS01}, settings(s) })
+	a.Source(Order{Label: "all", Names: []string{"example.org", "mail.example.org", "127.0.0.1"}})
+	front(t, p, a)
+	for _, challenge := range []string{TLSALPN01, HTTP01} {
+		t.Run(challenge, func(t *testing.T) {
+			obtain(t, a, try(t, challenge, "example.org", "mail.example.org", "127.0.0.1"))
+			obtain(t, a, try(t, challenge, "example.org", "*.mail.example.org"))
+		})
+	}
+	if keys, err := a.cfg.Store.List(t.Context(), "challenges/"); len(keys) > 0 || err != nil {
+		t.Errorf("left behind: %q, %v", keys, err)
+	}
+}
+
+// A profile decides how long a certificate lives; one that the authority
+// doesn't have is refused here, with those it has.
+func TestProfile(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{Profiles: map[string]time.Duration{"default": 90 * 24 * time.Hour, "shortlived": 6 * 24 * time.Hour}})
+	a := advancedAt(t, p, func(c *Config) { c.Profile = "shortlived" })
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, p, a)
+	leaf := obtain(t, a, try(t, HTTP01, "mail.example.org"))
+	if life := leaf.NotAfter.Sub(leaf.NotBefore).Round(time.Hour); life != 6*24*time.Hour {
+		t.Errorf("it lives %s", life)
+	}
+	a = advancedAt(t, p, func(c *Config) { c.Profile = "longlived" })
+	_, err := a.engine.obtain(t.Context(), try(t, HTTP01, "mail.example.org"))
+	refused(t, err, "no profile \"longlived\": write one of default, shortlived")
+	if !errors.Is(err, ErrRefused) {
+		t.Error(err)
+	}
+}
+
+// The keys are ours: P-384 as well.
+func TestP384(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, p, a)
+	o := try(t, TLSALPN01, "mail.example.org")
+	o.key = testKey(t, elliptic.P384())
+	if leaf := obtain(t, a, o); leaf.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P384() {
+		t.Error("another curve")
+	}
+}
+
+// An account is bound to the one that the authority gave; without, and with
+// another key, the authority's word is the error. Once made, it is found again
+// by its key alone.
+func TestExternalAccount(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{ExternalAccounts: map[string]string{"kid-1": "c2FsbHlwb3J0IHRlc3RzIHNpZ24gd2l0aCB0aGlzISE"}})
+	right := &ExternalAccount{KeyID: "kid-1", HMAC: []byte("sallyport tests sign with this!!")}
+	a := advancedAt(t, p, func(c *Config) { c.ExternalAccount = right })
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, p, a)
+	o := try(t, HTTP01, "mail.example.org")
+	obtain(t, a, o)
+	for name, test := range map[string]struct {
+		account *ExternalAccount
+		says    string
+	}{
+		"none":        {nil, "external_account"},
+		"wrong key":   {&ExternalAccount{KeyID: "kid-1", HMAC: []byte("sallyport tests sign with that!!")}, "external"},
+		"unknown key": {&ExternalAccount{KeyID: "kid-2", HMAC: right.HMAC}, "not known to the ACME server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := advancedAt(t, p, func(c *Config) { c.ExternalAccount = test.account })
+			_, err := b.engine.obtain(t.Context(), try(t, HTTP01, "mail.example.org"))
+			refused(t, err, test.says)
+			if !errors.Is(err, ErrRefused) {
+				t.Error(err)
+			}
+			known := try(t, HTTP01, "mail.example.org")
+			known.account = o.account
+			if _, err := a.engine.obtain(t.Context(), known); err != nil {
+				t.Errorf("the account that is there: %v", err)
+			}
+		})
+	}
+}
+
+// An order says what it replaces; an authority that does not like it gets one
+// that doesn't.
+func TestReplaces(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, p, a)
+	o := try(t, HTTP01, "mail.example.org")
+	first := obtain(t, a, o)
+	o.replaces = first
+	id, err := certificateID(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var replaced atomic.Int32
+	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(payload(t, r), `"replaces":"`+id+`"`) {
+			replaced.Add(1)
+		}
+		return false
+	})
+	second := obtain(t, a, o)
+	if replaced.Load() == 0 {
+		t.Error("the authority was not told what the order replaces")
+	}
+	// Replaced already.
+	third := obtain(t, a, o)
+	if first.Equal(second) || second.Equal(third) {
+		t.Error("no new certificate")
+	}
+	// Issued by somebody else.
+	q := acmetest.Start(t, acmetest.Options{})
+	b := advancedAt(t, q, nil)
+	b.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, q, b)
+	obtain(t, b, o)
+}
+
+// An authority whose renewal information hangs issues as fast as any.
+func TestRenewalInformationHangs(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, p, a)
+	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "renewalInfo") {
+			<-r.Context().Done()
+		}
+		return false
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := a.engine.obtain(ctx, try(t, HTTP01, "mail.example.org")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A record that cannot be published ends the try with why, before the
+// authority is told to look.
+func TestDNS01Fails(t *testing.T) {
+	t.Parallel()
+	s := bind(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile)
+	p := acmetest.Start(t, acmetest.Options{DNS: s.addr})
+	var looks atomic.Int32
+	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasPrefix(r.URL.Path, "/chalZ/") {
+			looks.Add(1)
+		}
+		return false
+	})
+	for name, test := range map[string]struct {
+		dns  func() DNS
+		says string
+	}{
+		"wrong key": {func() DNS {
+			d := settings(s)
+			d.KeySecret = "b3RoZXIgdGhhbiB0aGF0IG9mIHRoZSBzZXJ2ZXIuLi4="
+			return d
+		}, "key_secret is not that of the key sallyport"},
+		"down": {func() DNS {
+			d := settings(s)
+			d.Server = loopback(t, "127.0.0.1")
+			return d
+		}, "connection refused"},
+		"program fails": {func() DNS {
+			_, port, _ := strings.Cut(s.addr, ":")
+			return &Exec{Command: []string{program(t, "echo no credentials >&2; exit 1")}, Timeout: 10 * time.Second, Resolver: s.addr, port: port}
+		}, "exit status 1; it said: no credentials"},
+		"program hangs": {func() DNS {
+			_, port, _ := strings.Cut(s.addr, ":")
+			return &Exec{Command: []string{program(t, "exec sleep 60")}, Timeout: 300 * time.Millisecond, Resolver: s.addr, port: port}
+		}, "still ran after 300ms and was killed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{DNS01}, test.dns() })
+			begin := time.Now()
+			_, err := a.engine.obtain(t.Context(), try(t, DNS01, "example.org"))
+			refused(t, err, ErrDNS.Error()+": ", test.says)
+			if !errors.Is(err, ErrDNS) || strings.Contains(err.Error(), "https://") {
+				t.Errorf("%v", err)
+			}
+			if took := time.Since(begin); took > 10*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+	if looks.Load() > 0 {
+		t.Error("the authority was told to look")
+	}
+
+	// Published where nobody looks: the authority's word, and the name.
+	t.Run("elsewhere", func(t *testing.T) {
+		elsewhere := knot(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile)
+		a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{DNS01}, settings(elsewhere) })
+		_, err := a.engine.obtain(t.Context(), try(t, DNS01, "*.example.org"))
+		refused(t, err, "*.example.org", "TXT record")
+		if !errors.Is(err, ErrValidation) || looks.Load() != 1 {
+			t.Error(err, looks.Load())
+		}
+		if left := elsewhere.txt(t, "_acme-challenge.example.org"); left != nil {
+			t.Errorf("left behind: %q", left)
+		}
+	})
+}
+
+// A try is one order: where a challenge fails, another one is left to the next.
+func TestOneOrderATry(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	begin := time.Now()
+	for _, challenge := range []string{HTTP01, TLSALPN01} {
+		_, err := a.engine.obtain(t.Context(), try(t, challenge, "mail.example.org"))
+		refused(t, err, "mail.example.org", "connect")
+		if !errors.Is(err, ErrValidation) {
+			t.Error(err)
+		}
+	}
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if n := p.Orders(); n != 2 {
+		t.Errorf("%d orders", n)
+	}
+}
+
+// Authorities that cannot be asked, and what is done when a try is cut off.
+func TestAdvancedUnreachable(t *testing.T) {
+	t.Parallel()
+	p := &acmetest.Authority{Directory: "https://" + loopback(t, "127.0.0.1") + "/dir"}
+	a := advancedAt(t, p, nil)
+	_, err := a.engine.obtain(t.Context(), try(t, HTTP01, "mail.example.org"))
+	refused(t, err, "refused")
+	if !errors.Is(err, ErrUnreachable) {
+		t.Error(err)
+	}
+}
+
+// A certificate is revoked by its own key; the authority says so, and then that
+// it is time to renew.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	p := acmetest.Start(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	front(t, p, a)
+	o := try(t, HTTP01, "mail.example.org")
+	leaf := obtain(t, a, o)
+	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, Leaf: leaf, PrivateKey: o.key}
+	const superseded = 4
+	if err := a.Revoke(t.Context(), cert, superseded); err != nil {
+		t.Fatal(err)
+	}
+	err := a.Revoke(t.Context(), cert, superseded)
+	refused(t, err, "revoked")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	at := time.Now().Add(time.Hour)
+	a.engine.(follower).follow(ctx, discard, leaf, func(advice time.Time) { at = advice; cancel() })
+	if time.Until(at) > 0 {
+		t.Errorf("Pebble would have it renewed at %s", at)
+	}
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+// front answers an authority's challenges where Pebble comes for them.
+func front(t *testing.T, p *acmetest.Authority, a *Authority) {
+	t.Helper()
+	l, err := tls.Listen("tcp", fmt.Sprint("127.0.0.1:", p.TLSPort), &tls.Config{NextProtos: []string{ALPN}, GetCertificate: a.ChallengeCertificate})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				c.(*tls.Conn).Handshake()
+				c.Close()
+			}()
+		}
+	}()
+	plain, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", p.HTTPPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, _ := strings.CutPrefix(r.URL.Path, "/.well-known/acme-challenge/")
+		body, err := a.ChallengeResponse(r.Context(), r.Host, token)
+		if err != nil {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		w.Write(body)
+	})}
+	t.Cleanup(func() { server.Close() })
+	go server.Serve(plain)
+}
+
+// resolver follows aliases, as those do that authorities ask and name servers
+// don't.
+func resolver(t *testing.T, s *nameserver) string {
+	return fakeDNS(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		name := q.Question[0].Name
+		for range 8 {
+			q.Question[0].Name = name
+			r, err := dns.Exchange(q.Copy(), s.addr)
+			if err != nil {
+				break
+			}
+			var alias *dns.CNAME
+			if len(r.Answer) > 0 {
+				alias, _ = r.Answer[len(r.Answer)-1].(*dns.CNAME)
+			}
+			if alias == nil || q.Question[0].Qtype == dns.TypeCNAME {
+				w.WriteMsg(r)
+				return
+			}
+			name = alias.Target
+		}
+		w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure))
+	})
+}
+
+// payload returns what a request to an authority says, and leaves it readable.
+func payload(t *testing.T, r *http.Request) string {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Error(err)
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var jws struct{ Payload string }
+	json.Unmarshal(body, &jws)
+	text, _ := base64.RawURLEncoding.DecodeString(jws.Payload)
+	return string(text)
+}
