@@ -355,27 +355,6 @@ func TestProbePanics(t *testing.T) {
 	v.hear("backend: ping")
 }
 
-// A backend that was dialled before TLS is joined to a session of its own
-// route only.
-func TestEarlyBackendAndSNI(t *testing.T) {
-	r := newRig(t, func(l *Listener) { l.Upgrader = &toyUpgrader{early: true} })
-	l := *r.cfg.Listeners[0]
-	l.Routes = []*Route{
-		{SNI: []string{"other.example.org"}, Backend: &Backend{Name: "other", Servers: []Server{{Address: r.backend("backend2")}}}},
-		l.Routes[0],
-	}
-	if err := r.g.Apply(&Config{Listeners: []*Listener{&l}}); err != nil {
-		t.Fatal(err)
-	}
-	cfg := clientTLS()
-	cfg.ServerName = "other.example.org"
-	v := r.startTLS(cfg)
-	v.say("ping")
-	v.hear("unavailable")
-	v.Close()
-	r.logged("outcome=no_route")
-}
-
 // One address cannot be two listeners', whoever had it before.
 func TestAddressOfTwo(t *testing.T) {
 	g := New(Options{Listen: func(string) (net.Listener, error) { return Listen("127.0.0.1:0") }})

@@ -32,19 +32,46 @@ func backendTLS(cfg *Backend) *tls.Config {
 	}
 }
 
-// secure ends the cleartext of a leg. There is no way back: a server that does
-// not offer TLS, or does not prove who it is, is one that is down.
-func (b *backend) secure(ctx context.Context, l *leg, host string) error {
+// secureInJoin reports whether a session asks for TLS in words of its own.
+func (b *backend) secureInJoin() bool {
+	return b.protocol.SecureInJoin && b.tls != nil && b.cfg.TLS.Mode == StartTLS
+}
+
+// insecure reports whether a leg is in cleartext that must not stay so.
+func (l *leg) insecure() bool { return l.backend.tls != nil && l.tls == nil }
+
+// secured ends the cleartext of a leg, where there is any. There is no way
+// back: a server that does not offer TLS, or does not prove who it is, is one
+// that is down. host is what the client has named.
+func (b *backend) secured(ctx context.Context, l *leg, host string) (*leg, error) {
 	if b.tls == nil {
-		return nil
+		return l, nil
 	}
+	var ask func(context.Context, *wire.Conn) error
+	if b.cfg.TLS.Mode == StartTLS {
+		ask = func(ctx context.Context, c *wire.Conn) error { return b.protocol.Request(ctx, c, host) }
+	}
+	if err := b.secure(ctx, l, ask); err != nil {
+		l.close()
+		return nil, err
+	}
+	if ask != nil {
+		// The greeting that was heard in the clear is void, and there is no
+		// other: Join finds the protocol's own in its place.
+		l.conn.Putback(b.protocol.Greeting)
+	}
+	return l, nil
+}
+
+// secure has ask ask for TLS, where that is due, and shakes hands.
+func (b *backend) secure(ctx context.Context, l *leg, ask func(context.Context, *wire.Conn) error) error {
 	deadline := time.Now().Add(backendHandshake)
 	l.sock.SetDeadline(deadline)
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	if b.cfg.TLS.Mode == StartTLS {
+	if ask != nil {
 		l.conn.SetBudget(probeBytes, probeUnits)
-		if err := b.protocol.Request(ctx, l.conn, host); err != nil {
+		if err := ask(ctx, l.conn); err != nil {
 			return fmt.Errorf("ask the backend for TLS: %w", err)
 		}
 		l.conn.ClearBudget()
@@ -73,11 +100,6 @@ func (b *backend) secure(ctx context.Context, l *leg, host string) error {
 	l.sock.RequireCloseNotify()
 	l.conn = wire.NewConn(conn)
 	l.tls = conn
-	if b.cfg.TLS.Mode == StartTLS {
-		// The greeting that was heard in the clear is void, and there is no
-		// other: Join finds the protocol's own in its place.
-		l.conn.Putback(b.protocol.Greeting)
-	}
 	return nil
 }
 

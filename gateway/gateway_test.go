@@ -56,12 +56,13 @@ func toy() *upgraders.Protocol {
 type toyUpgrader struct {
 	early  bool
 	accept string // the host that Accept names
+	join   func(context.Context, *upgraders.Link) error
 	hook   func(s *upgraders.Session, line string) (upgraders.Handover, error)
 }
 
 func (u *toyUpgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
 	if u.early {
-		if _, err := s.Backend(ctx); err != nil {
+		if err := s.Backend(ctx, u.hear); err != nil {
 			return upgraders.Handover{Reply: []byte("no backend\r\n")}, err
 		}
 	}
@@ -95,20 +96,31 @@ func (u *toyUpgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgrad
 	}
 }
 
+// hear takes the backend's greeting.
+func (u *toyUpgrader) hear(backend *wire.Conn) error {
+	line, err := backend.ReadLine(100)
+	if err != nil {
+		return &upgraders.Refusal{Reply: err.Error()}
+	}
+	if !strings.HasPrefix(string(line), "backend") {
+		return &upgraders.Refusal{Reply: string(line)}
+	}
+	return nil
+}
+
 func (u *toyUpgrader) Implicit(*upgraders.Session) upgraders.Handover {
 	return upgraders.Handover{
 		Accept: func(context.Context, *wire.Conn) (upgraders.Route, error) {
 			return upgraders.Route{Host: u.accept}, nil
 		},
 		Join: func(ctx context.Context, l *upgraders.Link) error {
-			line, err := l.Backend.ReadLine(100)
-			if err != nil {
-				return &upgraders.Refusal{Reply: err.Error()}
+			if u.join != nil {
+				return u.join(ctx, l)
 			}
-			if !strings.HasPrefix(string(line), "backend") {
-				return &upgraders.Refusal{Reply: string(line)}
+			if u.early {
+				return nil
 			}
-			return nil
+			return u.hear(l.Backend)
 		},
 		Unavailable: func(ctx context.Context, c *wire.Conn, cause error) error {
 			_, err := io.WriteString(c, "unavailable\r\n")

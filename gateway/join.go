@@ -35,45 +35,75 @@ func (l *leg) close() {
 }
 
 var (
-	errJoin = errors.New("join")
-	errFull = errors.New("at its max_connections")
-	errElse = fmt.Errorf("%w: the backend that spoke before TLS is another route's", upgraders.ErrNoRoute)
+	errJoin   = errors.New("join")
+	errEarly  = errors.New("no backend to begin with")
+	errSecure = errors.New("TLS to the backend")
+	errFull   = errors.New("at its max_connections")
+	errElse   = fmt.Errorf("%w: the backend that spoke before TLS is another route's", upgraders.ErrNoRoute)
 )
 
-// join reaches a server of the route's backend that serves: the next one is
-// tried when one cannot be dialled or refuses before a word went to the
-// client.
+// join leads the session to a server of the route's backend, which is the one
+// that has greeted already where that came first.
 func (s *session) join(ctx context.Context, h upgraders.Handover, r *route) (*leg, error) {
+	l := s.early
+	if l == nil {
+		return s.reach(ctx, r.backend, func(l *leg) error { return s.lead(ctx, h, r, l) })
+	}
+	if l.backend != r.backend {
+		return nil, errElse
+	}
+	if err := s.lead(ctx, h, r, l); err != nil {
+		return nil, err // the client has its greeting, so there is no other server
+	}
+	s.early = nil
+	return l, nil
+}
+
+// reach returns a leg to a server that serves: the next one is tried when one
+// cannot be dialled or refuses before a word went to the client.
+func (s *session) reach(ctx context.Context, b *backend, greet func(*leg) error) (*leg, error) {
 	var last error
-	for _, sv := range r.backend.order(s.client.Addr()) {
-		l, err := s.dial(ctx, r.backend, sv)
+	for _, sv := range b.order(s.client.Addr()) {
+		l, err := s.dial(ctx, b, sv)
 		if err != nil {
 			last = err
-			s.gw.log.Debug("backend server cannot be reached", "cid", s.cid, "backend", r.backend.cfg.Name, "server", sv.Address, "error", err)
+			s.gw.log.Debug("backend server cannot be reached", "cid", s.cid, "backend", b.cfg.Name, "server", sv.Address, "error", err)
 			continue
 		}
-		s.server = l.server.Address
-		if h.Join == nil {
-			return l, nil
-		}
-		deadline := time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout)
-		s.sock.SetDeadline(deadline)
-		l.sock.SetDeadline(deadline)
-		err = h.Join(ctx, s.link(r, l))
-		if err == nil {
+		s.server = sv.Address
+		if err = greet(l); err == nil {
 			return l, nil
 		}
 		l.close()
 		if !errors.Is(err, upgraders.ErrTryNext) {
-			return nil, fmt.Errorf("%w: %w", errJoin, err)
+			return nil, err
 		}
-		s.gw.log.Debug("backend server refuses", "cid", s.cid, "backend", r.backend.cfg.Name, "server", sv.Address, "error", err)
+		s.gw.log.Debug("backend server refuses", "cid", s.cid, "backend", b.cfg.Name, "server", sv.Address, "error", err)
 		last = err
 	}
 	if last == nil {
-		last = fmt.Errorf("backend %q: every server is %w", r.backend.cfg.Name, errFull)
+		last = fmt.Errorf("backend %q: every server is %w", b.cfg.Name, errFull)
 	}
 	return nil, last
+}
+
+// lead runs Join. A leg that is to be in TLS is so when it returns.
+func (s *session) lead(ctx context.Context, h upgraders.Handover, r *route, l *leg) error {
+	if h.Join != nil {
+		deadline := time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout)
+		s.sock.SetDeadline(deadline)
+		l.sock.SetDeadline(deadline)
+		switch err := h.Join(ctx, s.link(r, l)); {
+		case errors.Is(err, errSecure), errors.Is(err, upgraders.ErrNotOffered), errors.Is(err, upgraders.ErrTryNext):
+			return err
+		case err != nil:
+			return fmt.Errorf("%w: %w", errJoin, err)
+		}
+	}
+	if l.insecure() {
+		return fmt.Errorf("%w: it was not asked for", errSecure)
+	}
+	return nil
 }
 
 // forwardTTL is how many proxies a backend may still forward client facts
@@ -83,7 +113,7 @@ const forwardTTL = 5
 
 // link is what Join and Converse work on.
 func (s *session) link(r *route, l *leg) *upgraders.Link {
-	return &upgraders.Link{
+	link := &upgraders.Link{
 		Client:   s.conn,
 		Backend:  l.conn,
 		Server:   l.server.Address,
@@ -102,56 +132,67 @@ func (s *session) link(r *route, l *leg) *upgraders.Link {
 			s.gw.log.Warn(msg, append([]any{"cid", s.cid, "listener", s.l.cfg.Name, "backend", r.backend.cfg.Name, "server", l.server.Address}, args...)...)
 		},
 	}
+	if l.insecure() {
+		link.Secure = func(ctx context.Context) error {
+			asked := func(context.Context, *wire.Conn) error { return nil } // by Join
+			if err := l.backend.secure(ctx, l, asked); err != nil {
+				return fmt.Errorf("%w: %w", errSecure, err)
+			}
+			link.Backend = l.conn
+			return nil
+		}
+	}
+	return link
+}
+
+// dialFirst serves the protocols whose backend speaks first. The session may
+// have no SNI yet, so there is one route.
+func (s *session) dialFirst(ctx context.Context, hear func(*wire.Conn) error) error {
+	return s.dialEarly(ctx, s.l.defaultRoute(), hear)
 }
 
 // dialPreview serves the protocols whose client names a host and may then go on
 // in cleartext.
 func (s *session) dialPreview(ctx context.Context, host string) (*wire.Conn, error) {
-	r, err := s.routeForHost(host, "")
+	if s.early == nil {
+		r, err := s.routeForHost(host, "")
+		if err != nil {
+			return nil, err
+		}
+		if err := s.dialEarly(ctx, r, func(*wire.Conn) error { return nil }); err != nil {
+			return nil, err
+		}
+		s.preview = true
+	}
+	return s.early.conn, nil
+}
+
+// dialEarly has a server greet before the session is routed.
+func (s *session) dialEarly(ctx context.Context, r *route, hear func(*wire.Conn) error) (err error) {
+	s.early, err = s.reach(ctx, r.backend, func(l *leg) error {
+		deadline := time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout)
+		if d, ok := ctx.Deadline(); ok {
+			deadline = d
+		}
+		l.sock.SetDeadline(deadline)
+		return hear(l.conn)
+	})
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%w: %w", errEarly, err)
 	}
-	conn, err := s.dialEarly(ctx, r)
-	s.preview = s.early != nil
-	return conn, err
+	return nil
 }
 
-// dialEarly serves the protocols whose backend speaks first. There is no SNI
-// yet.
-func (s *session) dialEarly(ctx context.Context, r *route) (*wire.Conn, error) {
-	if s.early != nil {
-		return s.early.conn, nil
-	}
-	var last error
-	b := r.backend
-	for _, sv := range b.order(s.client.Addr()) {
-		l, err := s.dial(ctx, b, sv)
-		if err == nil {
-			l.sock.SetDeadline(s.began.Add(s.l.cfg.Policy.Dialogue.Timeout))
-			s.early = l
-			return l.conn, nil
-		}
-		last = err
-	}
-	if last == nil {
-		last = fmt.Errorf("backend %q: every server is %w", b.cfg.Name, errFull)
-	}
-	return nil, last
-}
-
-// dial connects to one server and sends the PROXY header.
+// dial connects to one server and sends the PROXY header. TLS is begun, too,
+// unless the session's own words ask for it.
 func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error) {
-	if e := s.early; e != nil {
-		if e.backend != b {
-			return nil, errElse
-		}
-		s.early = nil
-		return e, nil
-	}
 	if !b.admit(sv) {
 		return nil, fmt.Errorf("server %s is %w", sv.Address, errFull)
 	}
-	l, err := b.connect(ctx, s.gw.ctx, sv, s.host, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+	l, err := b.connect(ctx, s.gw.ctx, sv, func(netip.AddrPort) []byte { return s.proxyHeader(b.cfg.Send) })
+	if err == nil && !b.secureInJoin() {
+		l, err = b.secured(ctx, l, s.host)
+	}
 	if err == nil {
 		l.sock.SetStall(s.l.cfg.Policy.StallTimeout)
 	}
@@ -162,13 +203,17 @@ func (s *session) dial(ctx context.Context, b *backend, sv *server) (*leg, error
 // and held back by no limit.
 func (b *backend) dial(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
 	b.count(sv, 1)
-	return b.connect(ctx, life, sv, b.hostname, header)
+	l, err := b.connect(ctx, life, sv, header)
+	if err != nil {
+		return nil, err
+	}
+	return b.secured(ctx, l, b.hostname)
 }
 
 // connect connects to one server, which has counted the leg already, and
 // writes the PROXY header that header makes, given our own address. ctx bounds
-// the dialling, life what comes after it; host is what the client has named.
-func (b *backend) connect(ctx, life context.Context, sv *server, host string, header func(self netip.AddrPort) []byte) (*leg, error) {
+// the dialling, life what comes after it.
+func (b *backend) connect(ctx, life context.Context, sv *server, header func(self netip.AddrPort) []byte) (*leg, error) {
 	d := net.Dialer{Timeout: b.connectTimeout(), Resolver: b.resolver}
 	network, address := sv.network()
 	c, err := d.DialContext(ctx, network, address)
@@ -185,10 +230,5 @@ func (b *backend) connect(ctx, life context.Context, sv *server, host string, he
 	}
 	c.SetWriteDeadline(time.Time{})
 	sock := relay.NewSocket(c)
-	l := &leg{backend: b, server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}
-	if err := b.secure(ctx, l, host); err != nil {
-		l.close()
-		return nil, err
-	}
-	return l, nil
+	return &leg{backend: b, server: sv, sock: sock, conn: wire.NewConn(sock), uncut: context.AfterFunc(life, sock.Abort)}, nil
 }

@@ -35,8 +35,10 @@ func (s *session) route(ctx context.Context, h upgraders.Handover) (*route, func
 	}
 	var learned upgraders.Route
 	if h.Accept != nil {
-		s.sock.SetDeadline(time.Now().Add(s.l.cfg.Policy.Dialogue.Timeout))
 		d := s.l.cfg.Policy.Dialogue
+		deadline := time.Now().Add(d.Timeout)
+		s.sock.SetReadDeadline(deadline)
+		s.sock.SetWriteDeadline(deadline.Add(lastWords)) // as in dialogue
 		s.conn.SetBudget(d.Bytes, d.Commands)
 		var err error
 		learned, err = h.Accept(ctx, s.conn)

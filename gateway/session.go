@@ -193,7 +193,7 @@ func (s *session) facts() *upgraders.Session {
 			return s.l.defaultRoute().backend.capabilities(ctx)
 		},
 		Routed:   func(host string) bool { return s.l.routeForHost(host) != nil },
-		Backend:  func(ctx context.Context) (*wire.Conn, error) { return s.dialEarly(ctx, s.l.defaultRoute()) },
+		Backend:  s.dialFirst,
 		Preview:  s.dialPreview,
 		Stopping: s.gw.stopping,
 	}
@@ -281,6 +281,10 @@ func (s *session) turnedAway(h upgraders.Handover, err error) (outcome, error) {
 // where a rule of ours was broken.
 func (s *session) rejected(err error) outcome {
 	switch reason := upgraders.Reason(err); {
+	case errors.Is(err, errEarly) && errors.Is(err, upgraders.ErrTryNext):
+		return outcomeBackendRefused
+	case errors.Is(err, errEarly):
+		return outcomeBackendDown
 	case reason == "timeout" && s.silent():
 		return outcomeSilent
 	case reason != "":
@@ -299,6 +303,9 @@ func (s *session) silent() bool { return s.sock.Received() == s.preamble }
 // linger closes the sending side and reads the rest for a moment: a close with
 // unread bytes in the kernel is a reset, which can overtake the refusal.
 func (s *session) linger() {
+	if s.early != nil {
+		s.early.close() // it has nothing to wait for
+	}
 	if s.sock.CloseWrite() != nil {
 		return
 	}

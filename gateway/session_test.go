@@ -611,27 +611,6 @@ func TestDrainForced(t *testing.T) {
 	r.logged("outcome=shutdown")
 }
 
-// A backend may be asked for early, and is the one that is joined.
-func TestEarlyBackend(t *testing.T) {
-	var dialled atomic.Int32
-	r := newRig(t, func(l *Listener) {
-		l.Upgrader = &toyUpgrader{early: true}
-		l.Policy.Dialogue.Timeout = 300 * time.Millisecond
-		l.Routes[0].Backend.Servers[0].Address = serve(t, func(c net.Conn) {
-			dialled.Add(1)
-			io.WriteString(c, "backend\r\n")
-			io.Copy(c, c)
-		})
-	})
-	v := r.startTLS(clientTLS())
-	time.Sleep(400 * time.Millisecond) // the dialogue's deadline is not the session's
-	v.say("echo")
-	v.hear("echo")
-	if dialled.Load() != 1 {
-		t.Errorf("dialled %d times", dialled.Load())
-	}
-}
-
 // A panic in a protocol ends its session and no other.
 func TestPanic(t *testing.T) {
 	r := newRig(t, func(l *Listener) {

@@ -143,13 +143,14 @@ func mysqlPacket(c *wire.Conn) ([]byte, error) {
 }
 
 func (mysql) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
-	backend, err := s.Backend(ctx)
+	var greeting []byte
+	err := s.Backend(ctx, func(backend *wire.Conn) (err error) {
+		greeting, err = mysqlPacket(backend)
+		backend.Discard(len(greeting))
+		return err
+	})
 	if err != nil {
 		return hangUp("\x09\x00\x00\x00\xff\xd3\x07Gone.", err)
-	}
-	greeting, err := mysqlPacket(backend)
-	if err != nil {
-		return upgraders.Handover{}, err
 	}
 	flags := 5 + bytes.IndexByte(greeting[5:], 0) + 1 + 4 + 8 + 1
 	if flags+2 > len(greeting) {
@@ -157,7 +158,6 @@ func (mysql) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Hando
 	}
 	binary.LittleEndian.PutUint16(greeting[flags:], binary.LittleEndian.Uint16(greeting[flags:])|mysqlSSL)
 	s.Conn.Write(greeting)
-	backend.Discard(len(greeting))
 
 	head, err := s.Conn.Peek(4)
 	switch {
@@ -492,8 +492,8 @@ func TestContract(t *testing.T) {
 			s := &upgraders.Session{
 				Conn:     wire.NewConn(client),
 				Listener: &upgraders.Listener{Name: "test", Hostname: "gw.example.org", Cleartext: tt.cleartext},
-				Backend: func(context.Context) (*wire.Conn, error) {
-					return wire.NewConn(newMemory(tt.backend)), nil
+				Backend: func(_ context.Context, hear func(*wire.Conn) error) error {
+					return hear(wire.NewConn(newMemory(tt.backend)))
 				},
 			}
 			s.Conn.SetBudget(16<<10, 50)

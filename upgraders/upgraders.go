@@ -93,6 +93,11 @@ type Protocol struct {
 	// host is what a client would name where the protocol has Hosts.
 	Request func(ctx context.Context, backend *wire.Conn, host string) error
 
+	// SecureInJoin is set where a session's own words ask the backend for TLS
+	// (MySQL: what the client is capable of stands in them): Join says them and
+	// calls Link.Secure. Request then serves probes alone.
+	SecureInJoin bool
+
 	// Greeting stands for the greeting of a backend that was asked for TLS by
 	// Request: the real one came in the clear and must not be believed, and
 	// Join expects one. Nil where the backend greets again, or never does.
@@ -217,9 +222,12 @@ type Session struct {
 	// protocols with Hosts: whom none takes can be told so before TLS.
 	Routed func(host string) bool
 
-	// Backend dials now, before TLS; the same conn comes back in Join's Link.
-	// For protocols whose backend must speak first (MySQL) and no others.
-	Backend func(ctx context.Context) (*wire.Conn, error)
+	// Backend dials now, before the route is chosen; the same conn comes back
+	// in Join's Link. hear takes the greeting; where it returns an error that
+	// wraps ErrTryNext, the next server is tried. A protocol says in its own
+	// words that none serves, and returns the error. For protocols whose
+	// backend must speak first (MySQL) and no others.
+	Backend func(ctx context.Context, hear func(backend *wire.Conn) error) error
 
 	// Preview dials now, as a session in cleartext would, the backend of a host
 	// that the client names. If the session goes on in cleartext, the same conn
@@ -262,6 +270,9 @@ type Link struct {
 	TLS      *tls.ConnectionState // the client's; nil in cleartext and in a Probe
 	Facts    Facts
 	Forward  Forward
+	// Secure shakes hands with the backend, which Join has asked for TLS, and
+	// replaces Backend. Nil where there is nothing to ask for.
+	Secure func(ctx context.Context) error
 	// PassBinding is set where gateway and backend share key and certificate
 	// on both legs, so that `-PLUS` mechanisms may pass.
 	PassBinding bool

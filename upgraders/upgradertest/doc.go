@@ -28,6 +28,9 @@
 //	backend down             nobody listens there (any more)
 //	alpn ID                  what the client offers in `tls`; repeatable
 //	go-ahead none            the protocol has no go-ahead: TLS follows the request
+//	backend first            the backend greets before the gateway can, so it is always
+//	                         dialled; what shows B none elsewhere then shows B closed,
+//	                         and no word to the backend
 //
 // Then what happens, in order; C is the client, B the backend:
 //

@@ -272,6 +272,19 @@ func (st *stage) noBackend() error {
 	}
 }
 
+// unheard reports a backend that was told something, or was dialled though it
+// does not speak first.
+func (st *stage) unheard() error {
+	if st.s.backendFirst && st.backend != nil {
+		if err := st.backend.seeEnd(); err != nil {
+			return fmt.Errorf("the backend: %w", err)
+		}
+		st.backend.conn.Close()
+		st.backend = nil
+	}
+	return st.noBackend()
+}
+
 // dialled says what came over a connection that should not be there.
 func dialled(c net.Conn) error {
 	defer c.Close()

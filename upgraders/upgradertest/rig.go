@@ -141,12 +141,12 @@ func (r *rig) run(client *feed) (*outcome, error) {
 		Listener:     &r.listener,
 		CanTLS:       func() bool { return r.canTLS },
 		Capabilities: func(context.Context) upgraders.Capabilities { return slices.Clone(r.caps) },
-		Backend: func(context.Context) (*wire.Conn, error) {
+		Backend: func(_ context.Context, hear func(*wire.Conn) error) error {
 			if r.s.backendDown {
-				return nil, errDial
+				return errDial
 			}
 			o.early = wire.NewConn(&feed{pieces: [][]byte{r.greeting, r.join}, end: io.EOF, eager: true})
-			return o.early, nil
+			return hear(o.early)
 		},
 		Routed: func(string) bool { return true },
 		Preview: func(context.Context, string) (*wire.Conn, error) {

@@ -68,20 +68,20 @@ var standard = []struct {
 		return s.mode == gateway.Implicit && s.has("tls") && s.touchesBackend()
 	}},
 	{"injection", false, "C>+, `closed`, `B none` and `error injection`", func(s *script) bool {
-		return s.glued() && s.has("closed") && s.has("B none") && s.ends() == "injection"
+		return s.glued() && s.has("closed") && s.untouched() && s.ends() == "injection"
 	}},
 	{"cleartext", false, "`cleartext allow`, no `tls`, and a backend that is joined", func(s *script) bool {
 		return s.cleartext && !s.has("tls") && s.touchesBackend()
 	}},
 	{"cleartext-refused", false, "that the backend is not contacted (`B none`)", func(s *script) bool {
-		return !s.cleartext && !s.has("tls") && s.has("B none")
+		return !s.cleartext && !s.has("tls") && s.untouched()
 	}},
 	{"too-long", false, "`closed`, and `error too_long` or `error budget`", func(s *script) bool {
 		return s.has("closed") && slices.Contains([]string{"too_long", "budget"}, s.ends())
 	}},
 	{"garbage", true, "`closed` and an `error`", func(s *script) bool { return s.has("closed") && s.ends() != "" }},
 	{"http-verb", false, "`closed`, `B none` and `error http`", func(s *script) bool {
-		return s.has("closed") && s.has("B none") && s.ends() == "http"
+		return s.has("closed") && s.untouched() && s.ends() == "http"
 	}},
 	{"early-eof", true, "`eof` and `closed`", func(s *script) bool { return s.has("eof") && s.has("closed") }},
 	{"backend-down", true, "`backend down` and `closed`", func(s *script) bool { return s.backendDown && s.has("closed") }},
@@ -243,7 +243,7 @@ func (in *injection) play(s *script, p *upgraders.Protocol, ca *authority, at in
 		return st.fail(in.line, what, fmt.Errorf("want the refusal that the script shows, or a failed handshake\n\tgot  %q", got))
 	}
 	st.client.conn.Close()
-	if err := st.noBackend(); err != nil {
+	if err := st.unheard(); err != nil {
 		return st.fail(in.line, what, err)
 	}
 	ended, err := st.ended()

@@ -29,6 +29,7 @@ type script struct {
 	noCertificate bool
 	noGoAhead     bool
 	backendDown   bool
+	backendFirst  bool
 	options       []setting
 	forward       upgraders.Forward
 	caps          upgraders.Capabilities
@@ -70,6 +71,11 @@ func (s *script) glued() bool {
 // touchesBackend reports whether the script expects the backend to be dialled.
 func (s *script) touchesBackend() bool {
 	return slices.ContainsFunc(s.steps, func(st step) bool { return st.op[0] == 'B' && st.op != "B none" })
+}
+
+// untouched reports whether the script shows that the backend hears nothing.
+func (s *script) untouched() bool {
+	return s.has("B none") || s.backendFirst && s.has("B closed") && !s.has("B<")
 }
 
 // ends returns the name that the script's error line gives, or "".
@@ -256,6 +262,8 @@ func (s *script) set(line int, raw string) error {
 		s.noGoAhead = true
 	case raw == "backend down":
 		s.backendDown = true
+	case raw == "backend first":
+		s.backendFirst = true
 	case raw == "forward xclient":
 		s.forward.XCLIENT = true
 	case raw == "forward id":
