@@ -67,7 +67,7 @@ func (e *advancedEngine) obtain(ctx context.Context, o order) (chain [][]byte, e
 			Directory:    w.url,
 			HTTPClient:   &http.Client{Transport: w, CheckRedirect: e.client.CheckRedirect},
 			UserAgent:    "sallyport",
-			PollInterval: time.Second,
+			PollInterval: 500 * time.Millisecond,
 		},
 		ChallengeSolvers: solvers,
 	}

@@ -11,8 +11,8 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -106,10 +106,10 @@ func TestDNS01(t *testing.T) {
 func TestAdvancedChallenges(t *testing.T) {
 	t.Parallel()
 	s := bind(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile+"@ A 127.0.0.1\n")
-	p := acmetest.Start(t, acmetest.Options{DNS: s.addr})
+	p, doors := pebble(t, acmetest.Options{DNS: s.addr})
 	a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{HTTP01, TLSALPN01, DNS01}, settings(s) })
 	a.Source(Order{Label: "all", Names: []string{"example.org", "mail.example.org", "127.0.0.1"}})
-	front(t, p, a)
+	doors.Store(a)
 	for _, challenge := range []string{TLSALPN01, HTTP01} {
 		t.Run(challenge, func(t *testing.T) {
 			obtain(t, a, try(t, challenge, "example.org", "mail.example.org", "127.0.0.1"))
@@ -125,10 +125,10 @@ func TestAdvancedChallenges(t *testing.T) {
 // doesn't have is refused here, with those it has.
 func TestProfile(t *testing.T) {
 	t.Parallel()
-	p := acmetest.Start(t, acmetest.Options{Profiles: map[string]time.Duration{"default": 90 * 24 * time.Hour, "shortlived": 6 * 24 * time.Hour}})
+	p, doors := pebble(t, acmetest.Options{Profiles: map[string]time.Duration{"default": 90 * 24 * time.Hour, "shortlived": 6 * 24 * time.Hour}})
 	a := advancedAt(t, p, func(c *Config) { c.Profile = "shortlived" })
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, p, a)
+	doors.Store(a)
 	leaf := obtain(t, a, try(t, HTTP01, "mail.example.org"))
 	if life := leaf.NotAfter.Sub(leaf.NotBefore).Round(time.Hour); life != 6*24*time.Hour {
 		t.Errorf("it lives %s", life)
@@ -144,10 +144,10 @@ func TestProfile(t *testing.T) {
 // The keys are ours: P-384 as well.
 func TestP384(t *testing.T) {
 	t.Parallel()
-	p := acmetest.Start(t, acmetest.Options{})
+	p, doors := pebble(t, acmetest.Options{})
 	a := advancedAt(t, p, nil)
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, p, a)
+	doors.Store(a)
 	o := try(t, TLSALPN01, "mail.example.org")
 	o.key = testKey(t, elliptic.P384())
 	if leaf := obtain(t, a, o); leaf.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P384() {
@@ -160,11 +160,11 @@ func TestP384(t *testing.T) {
 // by its key alone.
 func TestExternalAccount(t *testing.T) {
 	t.Parallel()
-	p := acmetest.Start(t, acmetest.Options{ExternalAccounts: map[string]string{"kid-1": "c2FsbHlwb3J0IHRlc3RzIHNpZ24gd2l0aCB0aGlzISE"}})
+	p, doors := pebble(t, acmetest.Options{ExternalAccounts: map[string]string{"kid-1": "c2FsbHlwb3J0IHRlc3RzIHNpZ24gd2l0aCB0aGlzISE"}})
 	right := &ExternalAccount{KeyID: "kid-1", HMAC: []byte("sallyport tests sign with this!!")}
 	a := advancedAt(t, p, func(c *Config) { c.ExternalAccount = right })
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, p, a)
+	doors.Store(a)
 	o := try(t, HTTP01, "mail.example.org")
 	obtain(t, a, o)
 	for name, test := range map[string]struct {
@@ -195,10 +195,10 @@ func TestExternalAccount(t *testing.T) {
 // that doesn't.
 func TestReplaces(t *testing.T) {
 	t.Parallel()
-	p := acmetest.Start(t, acmetest.Options{})
+	p, doors := pebble(t, acmetest.Options{})
 	a := advancedAt(t, p, nil)
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, p, a)
+	doors.Store(a)
 	o := try(t, HTTP01, "mail.example.org")
 	first := obtain(t, a, o)
 	o.replaces = first
@@ -223,20 +223,20 @@ func TestReplaces(t *testing.T) {
 		t.Error("no new certificate")
 	}
 	// Issued by somebody else.
-	q := acmetest.Start(t, acmetest.Options{})
+	q, others := pebble(t, acmetest.Options{})
 	b := advancedAt(t, q, nil)
 	b.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, q, b)
+	others.Store(b)
 	obtain(t, b, o)
 }
 
 // An authority whose renewal information hangs issues as fast as any.
 func TestRenewalInformationHangs(t *testing.T) {
 	t.Parallel()
-	p := acmetest.Start(t, acmetest.Options{})
+	p, doors := pebble(t, acmetest.Options{})
 	a := advancedAt(t, p, nil)
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, p, a)
+	doors.Store(a)
 	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "renewalInfo") {
 			<-r.Context().Done()
@@ -356,10 +356,10 @@ func TestAdvancedUnreachable(t *testing.T) {
 // it is time to renew.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
-	p := acmetest.Start(t, acmetest.Options{})
+	p, doors := pebble(t, acmetest.Options{})
 	a := advancedAt(t, p, nil)
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	front(t, p, a)
+	doors.Store(a)
 	o := try(t, HTTP01, "mail.example.org")
 	leaf := obtain(t, a, o)
 	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw}, Leaf: leaf, PrivateKey: o.key}
@@ -378,19 +378,199 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-var discard = slog.New(slog.DiscardHandler)
-
-// front answers an authority's challenges where Pebble comes for them.
-func front(t *testing.T, p *acmetest.Authority, a *Authority) {
+// kept has a source kept until the test ends, or stop, with the clock of its
+// authority ahead by what skew holds.
+func kept(t *testing.T, a *Authority, o Order, skew *atomic.Int64) (s *Source, stop func()) {
 	t.Helper()
-	l, err := tls.Listen("tcp", fmt.Sprint("127.0.0.1:", p.TLSPort), &tls.Config{NextProtos: []string{ALPN}, GetCertificate: a.ChallengeCertificate})
+	a.now = func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+	s = a.Source(o)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Keep(ctx, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	}()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return s, stop
+}
+
+// next waits for another certificate than old.
+func next(t *testing.T, s *Source, old *x509.Certificate) *x509.Certificate {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if cert := s.ours(); cert != nil && !cert.Leaf.Equal(old) {
+			return cert.Leaf
+		}
+	}
+	t.Fatalf("no other certificate came: %v", s.Status().Err)
+	return nil
+}
+
+func sameKey(a, b *x509.Certificate) bool { return a.PublicKey.(*ecdsa.PublicKey).Equal(b.PublicKey) }
+
+// looked returns when the loop has looked at everything once more.
+func looked(s *Source) {
+	for range 3 { // one that it waits for, one that waits, and one that has to
+		s.wake <- struct{}{}
+	}
+}
+
+// A wildcard of six days is renewed when a third of them is left, and not
+// before, by an authority that does not say when. Its key stays, as a TLSA record needs it, or is another one each time.
+func TestShortlivedWildcard(t *testing.T) {
+	t.Parallel()
+	server := knot(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile)
+	p := acmetest.Start(t, acmetest.Options{DNS: server.addr, Profiles: map[string]time.Duration{"shortlived": 6 * 24 * time.Hour}})
+	p.Break(func(w http.ResponseWriter, r *http.Request) bool {
+		hidden := strings.Contains(r.URL.Path, "renewalInfo")
+		if hidden {
+			w.WriteHeader(http.StatusNotFound)
+		}
+		return hidden
+	})
+	for _, rollover := range []bool{false, true} {
+		a := advancedAt(t, p, func(c *Config) {
+			c.Challenges, c.DNS, c.Profile = []string{DNS01, HTTP01}, settings(server), "shortlived"
+		})
+		var skew atomic.Int64
+		s, stop := kept(t, a, Order{Label: "wild", Names: []string{"example.org", "*.example.org"}, KeyType: P384, Rollover: rollover}, &skew)
+		first := next(t, s, nil)
+		if first.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P384() {
+			t.Error("not P-384")
+		}
+		if life := first.NotAfter.Sub(first.NotBefore).Round(time.Hour); life != 6*24*time.Hour {
+			t.Errorf("it lives %s", life)
+		}
+		at := s.due()
+		if left := first.NotAfter.Sub(at); left < 48*time.Hour || left > 53*time.Hour {
+			t.Errorf("it is renewed when %s are left", left)
+		}
+		orders := p.Orders()
+		skew.Store(int64(time.Until(at.Add(-time.Minute))))
+		looked(s)
+		if p.Orders() != orders {
+			t.Error("renewed too early")
+		}
+		skew.Store(int64(time.Until(at.Add(time.Minute))))
+		s.wake <- struct{}{}
+		if second := next(t, s, first); sameKey(first, second) == rollover {
+			t.Errorf("rollover %t, the same key %t", rollover, sameKey(first, second))
+		}
+		stop() // or it would renew what Pebble issues for its own time
+	}
+}
+
+// When the authority would have a certificate renewed now, it is, at the next
+// look, by an order that says what it replaces; and not again and again.
+func TestAdvicePromptsRenewal(t *testing.T) {
+	t.Parallel()
+	p, doors := pebble(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	var skew atomic.Int64
+	o := Order{Label: "mail", Names: []string{"mail.example.org"}}
+	a.Source(o)
+	doors.Store(a)
+	s, stop := kept(t, a, o, &skew)
+	first := next(t, s, nil)
+	stop()
+
+	now := func(leaf *x509.Certificate) {
+		p.SetRenewalInfo(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf.Raw}),
+			suggestion(time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour), `,"explanationURL":"https://ca.example.org/why"`))
+	}
+	now(first)
+	id, err := certificateID(first)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
+	var replaced atomic.Int32
+	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(payload(t, r), `"replaces":"`+id+`"`) {
+			replaced.Add(1)
+		}
+		return false
+	})
+	s, stop = kept(t, a, o, &skew)
+	second := next(t, s, first)
+	if replaced.Load() == 0 {
+		t.Error("the authority was not told what the order replaces")
+	}
+	if !sameKey(first, second) {
+		t.Error("another key")
+	}
+	stop()
+
+	// Again at once: once an hour will do.
+	now(second)
+	orders := p.Orders()
+	s, _ = kept(t, a, o, &skew)
+	advised := func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return !s.advice.IsZero()
+	}
+	for deadline := time.Now().Add(20 * time.Second); !advised(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no advice")
+		}
+	}
+	looked(s)
+	if p.Orders() != orders {
+		t.Error("renewed again at once")
+	}
+	if in := s.due().Sub(a.now()); in < 50*time.Minute || in > time.Hour {
+		t.Errorf("to be renewed in %s", in)
+	}
+	skew.Store(int64(61 * time.Minute))
+	s.wake <- struct{}{}
+	next(t, s, second)
+}
+
+// What an authority suggests is bounded: the last sixth of a life is ours.
+func TestLateAdvice(t *testing.T) {
+	a := advancedAt(t, &acmetest.Authority{Directory: "https://ca.example.org/dir"}, nil)
+	s := a.Source(Order{Label: "mail", Names: []string{"mail.example.org"}})
+	begin := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	cert := &tls.Certificate{Leaf: &x509.Certificate{NotBefore: begin, NotAfter: begin.Add(60 * 24 * time.Hour)}}
+	s.current.Store(cert)
+	for days, want := range map[int]int{1: 1, 30: 30, 45: 45, 55: 50, 70: 50} {
+		s.advise(cert, begin.Add(time.Duration(days)*24*time.Hour))
+		if got := s.due(); !got.Equal(begin.Add(time.Duration(want) * 24 * time.Hour)) {
+			t.Errorf("advised for day %d, due at %s", days, got)
+		}
+	}
+	s.advise(cert, time.Time{})
+	if got := s.due(); !got.Equal(schedule(cert.Leaf)) {
+		t.Errorf("without advice due at %s", got)
+	}
+}
+
+var discard = slog.New(slog.DiscardHandler)
+
+// pebble starts an authority, and the doors at which it comes for its
+// challenges, where the Authority answers that is stored behind them.
+func pebble(t *testing.T, o acmetest.Options) (p *acmetest.Authority, behind *atomic.Pointer[Authority]) {
+	t.Helper()
+	behind = new(atomic.Pointer[Authority])
+	listen := func(port *int) net.Listener {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+		*port = l.Addr().(*net.TCPAddr).Port
+		return l
+	}
+	secret := tls.NewListener(listen(&o.TLSPort), &tls.Config{NextProtos: []string{ALPN}, GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if a := behind.Load(); a != nil {
+			return a.ChallengeCertificate(hello)
+		}
+		return nil, ErrNoChallenge
+	}})
 	go func() {
 		for {
-			c, err := l.Accept()
+			c, err := secret.Accept()
 			if err != nil {
 				return
 			}
@@ -400,12 +580,13 @@ func front(t *testing.T, p *acmetest.Authority, a *Authority) {
 			}()
 		}
 	}()
-	plain, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", p.HTTPPort))
-	if err != nil {
-		t.Fatal(err)
-	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		token, _ := strings.CutPrefix(r.URL.Path, "/.well-known/acme-challenge/")
+		a := behind.Load()
+		if a == nil {
+			w.WriteHeader(http.StatusNotFound)
+			return
+		}
 		body, err := a.ChallengeResponse(r.Context(), r.Host, token)
 		if err != nil {
 			w.WriteHeader(http.StatusNotFound)
@@ -413,7 +594,8 @@ func front(t *testing.T, p *acmetest.Authority, a *Authority) {
 		w.Write(body)
 	})}
 	t.Cleanup(func() { server.Close() })
-	go server.Serve(plain)
+	go server.Serve(listen(&o.HTTPPort))
+	return acmetest.Start(t, o), behind
 }
 
 // resolver follows aliases, as those do that authorities ask and name servers
