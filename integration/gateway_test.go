@@ -47,13 +47,34 @@ policy "default" {
 // address where nothing listens.
 func serve(t *testing.T, hcl string) *gateway {
 	t.Helper()
+	g := launch(t, hcl)
+	g.ready()
+	return g
+}
+
+// ready waits until the gateway is.
+func (g *gateway) ready() {
+	g.t.Helper()
+	if !eventually(10*time.Second, func() bool { return !g.running() || g.get("/readyz") == 200 }) {
+		_, why, _ := g.fetch("/readyz")
+		g.t.Fatalf("the gateway is not ready after 10s: %s", why)
+	}
+	if !g.running() {
+		g.t.Fatalf("the gateway ended: %s", g.said())
+	}
+}
+
+// launch is serve without waiting: the gateway may have no certificate yet.
+// wrapper is put before its command line.
+func launch(t *testing.T, hcl string, wrapper ...string) *gateway {
+	t.Helper()
 	dir, err := os.MkdirTemp(lab.dir, "gateway-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	g := &gateway{t: t, dir: dir, admin: address(), addrs: map[string]string{}}
 	g.configure(hcl)
-	if g.daemon, err = start(lab.binary, "run", "-c", g.path()); err != nil {
+	if g.daemon, err = start(append(wrapper, lab.binary, "run", "-c", g.path())...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -67,12 +88,6 @@ func serve(t *testing.T, hcl string) *gateway {
 			t.Logf("%s/sallyport.hcl:\n%s\nthe gateway said:\n%s", g.dir, hcl, g.tail(60))
 		}
 	})
-	if !eventually(10*time.Second, func() bool { return !g.running() || g.get("/readyz") == 200 }) {
-		t.Fatalf("the gateway is not ready after 10s")
-	}
-	if !g.running() {
-		t.Fatalf("the gateway ended: %s", g.said())
-	}
 	return g
 }
 

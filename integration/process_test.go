@@ -43,6 +43,7 @@ var debian = map[string]string{
 	"openssl":        "openssl",
 	"postfix":        "postfix",
 	"posttls-finger": "postfix",
+	"prlimit":        "util-linux",
 	"prometheus":     "prometheus",
 	"promtool":       "prometheus",
 	"python3":        "python3",

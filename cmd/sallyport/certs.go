@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -206,7 +205,6 @@ func (o *certsOptions) ask(cmd *cobra.Command, name string) ([]certStatus, error
 		diags.WriteTo(cmd.ErrOrStderr())
 		return nil, fmt.Errorf("%s is not valid: %s", o.path, count(diags))
 	}
-	loadCerts(cmd.Context(), cfg)
 	statuses = certStatuses(cfg, name)
 	if name != "" && len(statuses) == 0 {
 		return nil, noCertificate(cfg, name)
@@ -218,9 +216,6 @@ func (o *certsOptions) ask(cmd *cobra.Command, name string) ([]certStatus, error
 	}
 	return statuses, nil
 }
-
-// loadCerts reads what the store has, so that sources know it.
-func loadCerts(ctx context.Context, cfg *config.Config) {}
 
 // renew asks the gateway to renew and says what comes of it.
 func (o *certsOptions) renew(cmd *cobra.Command, name string) error {
@@ -331,6 +326,7 @@ func (s *certStatus) write(w io.Writer, now time.Time) error {
 	}
 	row("name", s.Name)
 	row("from", s.From)
+	row("authority", s.Authority)
 	row("names", strings.Join(s.Names, ", "))
 	row("listeners", orDash(strings.Join(s.Listeners, ", ")))
 	row("issuer", s.Issuer)

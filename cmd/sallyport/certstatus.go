@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sallyport/sallyport/certs"
+	"github.com/sallyport/sallyport/certs/acme"
 	"github.com/sallyport/sallyport/config"
 )
 
@@ -31,18 +32,20 @@ const (
 
 // A certStatus is what is known of one certificate.
 type certStatus struct {
-	Name      string    `json:"name"`      // of the block, or block/host where each host has its own
-	From      string    `json:"from"`      // files, self_signed, acme, stand-in
-	Names     []string  `json:"names"`     // what it covers, or is to cover
-	Listeners []string  `json:"listeners"` // that choose among it and others
+	Name      string    `json:"name"`                // of the block, or block/host where each host has its own
+	From      string    `json:"from"`                // files, self_signed, acme, stand-in
+	Names     []string  `json:"names"`               // what it covers, or is to cover
+	Listeners []string  `json:"listeners"`           // that choose among it and others
+	Authority string    `json:"authority,omitempty"` // label of the acme block
 	Issuer    string    `json:"issuer,omitempty"`
 	Key       string    `json:"key,omitempty"`
 	Serial    string    `json:"serial,omitempty"`
 	NotBefore time.Time `json:"not_before,omitzero"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
-	Next      time.Time `json:"next,omitzero"`   // when it is renewed, or tried again
-	Error     string    `json:"error,omitempty"` // why there is none, or no newer one
-	TLSA      []string  `json:"tlsa"`            // records of RFC 6698, 3 1 1
+	Next      time.Time `json:"next,omitzero"`    // when it is renewed, or tried again
+	Failed    int       `json:"failed,omitempty"` // tries in a row
+	Error     string    `json:"error,omitempty"`  // why there is none, or no newer one
+	TLSA      []string  `json:"tlsa"`             // records of RFC 6698, 3 1 1
 }
 
 // certStatuses tells of the certificates of a configuration, those of name only
@@ -75,6 +78,15 @@ func statusOf(cfg *config.Config, src certs.Source) certStatus {
 		s.From = fromFiles
 	case *certs.SelfSignedSource:
 		s.From, s.Next = fromOurselves, src.Renewal()
+	case *acme.Source:
+		st := src.Status()
+		s.From, s.Names, s.Authority, s.Next, s.Failed = fromAuthority, st.Names, st.Authority, st.Renew, st.Failed
+		if st.StandIn {
+			s.From = fromNobodyYet
+		}
+		if st.Err != nil {
+			s.Error, s.Next = st.Err.Error(), st.Next
+		}
 	}
 	if cert != nil {
 		leaf := cert.Leaf
@@ -87,6 +99,9 @@ func statusOf(cfg *config.Config, src certs.Source) certStatus {
 			continue
 		}
 		s.Listeners = append(s.Listeners, l.Name)
+		if l.Protocol.Pages { // browsers and authorities ask for no TLSA
+			continue
+		}
 		for _, address := range l.Addresses {
 			if _, port, err := net.SplitHostPort(address); err == nil && port != "0" && !slices.Contains(ports, port) {
 				ports = append(ports, port)
@@ -147,6 +162,8 @@ type renewable interface {
 	certs.Source
 	Renew(ctx context.Context) error
 }
+
+var _ renewable = (*acme.Source)(nil)
 
 // serveCerts adds what the control socket tells of certificates.
 func serveCerts(mux *http.ServeMux, current func() *config.Config) {

@@ -196,15 +196,43 @@ func Down(http.ResponseWriter, *http.Request) bool { panic(http.ErrAbortHandler)
 // Roots returns whom clients trust that trust this authority.
 func (a *Authority) Roots(t testing.TB) *x509.CertPool {
 	t.Helper()
+	pool := x509.NewCertPool()
+	if text := a.root(t); !pool.AppendCertsFromPEM(text) {
+		t.Fatalf("no root in %q", text)
+	}
+	return pool
+}
+
+// RootFile is Roots in a file, PEM.
+func (a *Authority) RootFile(t testing.TB) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "root.pem")
+	write(t, file, a.root(t))
+	return file
+}
+
+func (a *Authority) root(t testing.TB) []byte {
+	t.Helper()
 	var out bytes.Buffer
 	if err := a.get(a.manage+"/roots/0", &out); err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(out.Bytes()) {
-		t.Fatalf("no root in %q", &out)
+	return out.Bytes()
+}
+
+// CertificateStatus returns what the authority thinks of a certificate: "Valid",
+// "Revoked". serial is hexadecimal.
+func (a *Authority) CertificateStatus(t testing.TB, serial string) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := a.get(a.manage+"/cert-status-by-serial/"+serial, &out); err != nil {
+		t.Fatal(err)
 	}
-	return pool
+	var answer struct{ Status string }
+	if err := json.Unmarshal(out.Bytes(), &answer); err != nil {
+		t.Fatalf("%v: %s", err, &out)
+	}
+	return answer.Status
 }
 
 // SetTXT adds a TXT record to a name of its DNS server, which ends with a dot.
