@@ -170,11 +170,15 @@ func (h *tree) names(match func(name string) bool) (names []string) {
 	return names
 }
 
-func isGo(name string) bool     { return path.Ext(name) == ".go" }
-func isTest(name string) bool   { return strings.HasSuffix(name, "_test.go") }
-func isCode(name string) bool   { return isGo(name) && !isTest(name) }
-func isDoc(name string) bool    { return path.Ext(name) == ".md" }
-func isScript(name string) bool { ok, _ := path.Match("upgraders/*/testdata/*.txt", name); return ok }
+func isGo(name string) bool   { return path.Ext(name) == ".go" }
+func isTest(name string) bool { return strings.HasSuffix(name, "_test.go") }
+func isCode(name string) bool { return isGo(name) && !isTest(name) }
+func isDoc(name string) bool  { return path.Ext(name) == ".md" }
+func isScript(name string) bool {
+	one, _ := path.Match("upgraders/*/testdata/*.txt", name)
+	several, _ := path.Match("upgraders/*/testdata/*/*.txt", name)
+	return one || several
+}
 
 // at returns file:line of a node.
 func (h *tree) at(n ast.Node) string {
@@ -625,7 +629,10 @@ func cases(h *tree) (complaints []string) {
 func testedIn(h *tree) map[string][][2]string {
 	where := make(map[string][][2]string)
 	for _, name := range h.names(func(name string) bool { return isTest(name) && path.Dir(name) != "." || isScript(name) }) {
-		pkg, _, _ := strings.Cut(path.Dir(name), "/testdata")
+		pkg, protocol, _ := strings.Cut(path.Dir(name), "/testdata")
+		if protocol != "" {
+			pkg = protocol // one of several that the package has
+		}
 		short := strings.TrimSuffix(path.Base(name), "_test.go")
 		if isScript(name) {
 			short, _, _ = strings.Cut(short, "-")

@@ -25,8 +25,6 @@ var notYet = []struct {
 	{"listener", "http", ""},
 	{"listener", "mysql", ""},
 	{"listener", "web", ""},
-	{"listener", "xmpp", ""},
-	{"listener", "xmpp-server", ""},
 
 	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},
 

@@ -29,7 +29,7 @@ func byHost(r *rig, second *TLS) {
 	}
 }
 
-// Whose certificate was asked for by SNI is who is spoken to. A client
+// whose certificate was asked for by SNI is who is spoken to. A client
 // that asked for none, or for one that no route is about, may name any host.
 func TestHostAndSNI(t *testing.T) {
 	for sni, want := range map[string]string{

@@ -31,6 +31,8 @@ var debian = map[string]string{
 	"mbsync":         "isync",
 	"mpop":           "mpop",
 	"ngircd":         "ngircd",
+	"prosody":        "prosody",
+	"go-sendxmpp":    "go-sendxmpp",
 	"irssi":          "irssi",
 	"s3270":          "s3270",
 	"script":         "bsdutils",

@@ -298,7 +298,7 @@ func (xmpp) Upgrade(_ context.Context, s *upgraders.Session) (upgraders.Handover
 		return hangUp(broken, err)
 	}
 	s.Conn.Discard(len(start))
-	for s.Conn.Pipelined() { // white space is tolerated; RFC 6120, 5.4.2.3 forbids it, clients send it
+	for s.Conn.Pipelined() { // white space is tolerated; RFC 6120, 5.3.3 forbids it, clients send it
 		if b, err := s.Conn.Peek(1); err != nil || !bytes.ContainsAny(b, " \t\r\n") {
 			break
 		}

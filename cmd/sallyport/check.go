@@ -34,6 +34,7 @@ keeps from clients what they need:
   pop3   forbids plain logins; offers XCLIENT
   sieve  forbids plain logins; offers XCLIENT
   nntp   takes the gateway for a peer; lets anyone post; forbids logins
+  xmpp   wants TLS before it lets anyone log in; does not serve the host
   all    cannot be reached; waits for a PROXY header, or takes none; hides
          capabilities from cleartext; offers channel binding, which breaks SCRAM
 

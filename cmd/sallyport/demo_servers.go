@@ -113,6 +113,19 @@ func demoServers(b *demoBackends) []demoServer {
 				{listener: "irc", how: "STARTTLS", name: demoName, play: visitIRC},
 				{listener: "ircs", how: implicit, name: demoName, play: visitIRCS},
 			}},
+		{backend: "talk", serve: each(serveXMPP),
+			listeners: []demoListener{
+				{protocol: "xmpp", name: "xmpp", mode: starttls, port: "2522"},
+				{protocol: "xmpp", name: "xmpps", mode: implicit, port: "2523"},
+				{protocol: "xmpp-server", name: "xmpp-server", mode: starttls, port: "2569"},
+				{protocol: "xmpp-server", name: "xmpps-server", mode: implicit, port: "2570"},
+			},
+			visits: []visit{
+				{listener: "xmpp", how: "STARTTLS", name: demoName, play: visitXMPP("client", talkXMPP)},
+				{listener: "xmpps", how: implicit, name: demoName, play: visitXMPPS("client", talkXMPP)},
+				{listener: "xmpp-server", how: "STARTTLS", name: demoName, play: visitXMPP("server", talkDialback)},
+				{listener: "xmpps-server", how: implicit, name: demoName, play: visitXMPPS("server", talkDialback)},
+			}},
 		{backend: "terminal", serve: each(serveEcho),
 			listeners: []demoListener{
 				{protocol: "telnet", name: "telnet", mode: starttls, port: "2023"},

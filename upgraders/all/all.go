@@ -14,6 +14,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/smtp"
 	"github.com/sallyport/sallyport/upgraders/tcp"
 	"github.com/sallyport/sallyport/upgraders/telnet"
+	"github.com/sallyport/sallyport/upgraders/xmpp"
 )
 
 // Protocols returns every protocol, in the order in which people are shown
@@ -28,6 +29,8 @@ func Protocols() []*upgraders.Protocol {
 		nntp.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
+		xmpp.Protocol(),
+		xmpp.ServerProtocol(),
 		irc.Protocol(),
 		telnet.Protocol(),
 		tcp.Protocol(),

@@ -22,7 +22,7 @@ import (
 // too.
 func Check(t testing.TB, p *upgraders.Protocol) {
 	t.Helper()
-	scripts, err := load("testdata")
+	scripts, err := scriptsOf(p)
 	if err != nil {
 		t.Fatal(err)
 	}

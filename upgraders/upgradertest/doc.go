@@ -7,7 +7,8 @@
 //
 // # Scripts
 //
-// A dialogue is a text file, testdata/NN-name.txt, one case each. It opens with
+// A dialogue is a text file, testdata/NN-name.txt (testdata/PROTOCOL/NN-name.txt in
+// a package of several protocols), one case each. It opens with
 // a comment that says which property it holds, and which document demands it.
 //
 //	# RFC 3207, 4.2: what the client learned before TLS is void.
@@ -38,6 +39,7 @@
 //	C>+ text    the same, in one segment with the next C>: pipelining, injection
 //	C< text     the client must see the text and CRLF, and nothing else before; C<- without
 //	C<~ regexp  the client must see a line which, without its CRLF, matches as a whole
+//	C<~- regexp the same without a line: what begins here and matches
 //	B> B< …     the same for the backend
 //	tls         the client shakes hands, and verifies the name gw.example.org
 //	tls fails   it tries to, and the handshake must fail

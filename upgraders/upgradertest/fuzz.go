@@ -21,7 +21,7 @@ const maxAllocated = 16 << 20
 // said before TLS reach the backend after it. It begins with what the clients
 // of the calling package's scripts say.
 func Fuzz(f *testing.F, p *upgraders.Protocol) {
-	scripts, err := load("testdata")
+	scripts, err := scriptsOf(p)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -121,8 +121,17 @@ func (p *peer) see(want []byte) error {
 	return nil
 }
 
-// seeMatch takes one line that matches.
-func (p *peer) seeMatch(re *regexp.Regexp) error {
+// seeMatch takes one line that matches, or what matches.
+func (p *peer) seeMatch(re *regexp.Regexp, bare bool) error {
+	for bare {
+		if at := re.FindIndex(p.buf); at != nil {
+			p.buf = p.buf[at[1]:]
+			return nil
+		}
+		if err := p.fill(p.patience); err != nil {
+			return fmt.Errorf("want what matches %s\n\tgot  %s, then %v", re, quoted(p.buf), p.explain(err))
+		}
+	}
 	for bytes.IndexByte(p.buf, '\n') < 0 {
 		if err := p.fill(p.patience); err != nil {
 			return fmt.Errorf("want a line that matches %s\n\tgot  %s, then %v", re, quoted(p.buf), p.explain(err))

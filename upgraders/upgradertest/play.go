@@ -223,7 +223,7 @@ func (st *stage) perform(step step) (err error) {
 		p.send(step.text)
 	case "C<", "B<":
 		if step.match != nil {
-			return p.seeMatch(step.match)
+			return p.seeMatch(step.match, step.bare)
 		}
 		return p.see(step.text)
 	case "tls":

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"regexp"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -103,8 +104,13 @@ type outcome struct {
 // verdict is what must not depend on how the bytes were cut.
 func (o *outcome) verdict() string {
 	return fmt.Sprintf("verdict %d, reply %q, refusal %q, ALPN rule %d, reason %q, said %q, left %q",
-		o.h.Verdict, o.h.Reply, o.h.Injected, o.h.ALPN, upgraders.Reason(o.err), slices.Concat(o.said...), o.rest)
+		o.h.Verdict, masked(o.h.Reply), o.h.Injected, o.h.ALPN, upgraders.Reason(o.err), masked(slices.Concat(o.said...)), o.rest)
 }
+
+var unpredictable = regexp.MustCompile("[0-9a-f]{32}")
+
+// masked hides what must be another each time: 128 bits in hexadecimal.
+func masked(b []byte) []byte { return unpredictable.ReplaceAll(b, []byte("unpredictable")) }
 
 // injected reports whether the gateway's guard would refuse.
 func (o *outcome) injected() bool {

@@ -52,7 +52,7 @@ type step struct {
 	text  []byte // to send or to see
 	match *regexp.Regexp
 	glue  bool // one segment with the next
-	bare  bool // text is not a line
+	bare  bool // what is sent or seen is not a line
 }
 
 func (s *script) is(suffix string) bool {
@@ -86,6 +86,16 @@ func (s *script) ends() string {
 		}
 	}
 	return ""
+}
+
+// scriptsOf parses the scripts of a protocol: those of testdata/NAME, in a
+// package that has more than one, else of testdata.
+func scriptsOf(p *upgraders.Protocol) ([]*script, error) {
+	dir := filepath.Join("testdata", p.Name)
+	if _, err := os.Stat(dir); err != nil {
+		dir = "testdata"
+	}
+	return load(dir)
 }
 
 // load parses every script of a directory, in the order of their names.
@@ -159,7 +169,7 @@ func parse(path, text string) (*script, error) {
 	return s, nil
 }
 
-var talk = regexp.MustCompile(`^([CB][<>])([-+~]?)(?: (.*))?$`)
+var talk = regexp.MustCompile(`^([CB][<>])(~-|[-+~]?)(?: (.*))?$`)
 
 func parseStep(line int, raw string) (step, bool, error) {
 	st := step{line: line, raw: raw}
@@ -185,7 +195,11 @@ func parseStep(line int, raw string) (step, bool, error) {
 	case flag == "~" && !sends:
 		st.match, err = regexp.Compile(`^(?:` + text + `)$`)
 		return st, true, err
-	case flag == "~" || flag == "+" && st.op != "C>":
+	case flag == "~-" && !sends:
+		st.bare = true
+		st.match, err = regexp.Compile(`^(?:` + text + `)`)
+		return st, true, err
+	case flag[:min(len(flag), 1)] == "~" || flag == "+" && st.op != "C>":
 		return st, false, fmt.Errorf("no such step: %s%s", st.op, flag)
 	}
 	st.glue = flag == "+"

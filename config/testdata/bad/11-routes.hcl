@@ -43,6 +43,25 @@ listener "imap" "by-host" {
     backend = backend.dovecot
   }
 }
+listener "xmpp" "unreachable-hosts" {
+  address = ["127.0.0.7:5222"]
+  route {
+    host    = ["*.example.org"]
+    backend = backend.dovecot
+  }
+  route {
+    host    = ["chat.example.org"]
+    backend = backend.dovecot
+  }
+  route {
+    sni     = ["*.example.net"] # stands for hosts, too
+    backend = backend.dovecot
+  }
+  route {
+    host    = ["chat.example.net"]
+    backend = backend.dovecot
+  }
+}
 listener "imap" "patterns" {
   address = ["127.0.0.4:143"]
   route {

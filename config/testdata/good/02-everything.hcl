@@ -164,6 +164,19 @@ listener "imap" "balanced" {
   opossum = "accepted"
   backend = backend.proxied
 }
+listener "xmpp" "talk" {
+  address   = [":5222"]
+  cleartext = "allow" # a session without TLS names its host, too
+  route {
+    host    = ["Example.org", "*.example.org"]
+    tls     = tls.asked
+    backend = backend.clear
+  }
+  route {
+    host    = ["example.net"]
+    backend = backend.system
+  }
+}
 listener "tcp" "raw" {
   address = [":7443"]
   route {
