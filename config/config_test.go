@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,14 +62,6 @@ func newTestLoader(opts Options) *loader {
 	}
 	l := newLoader(opts)
 	l.protocols = append(l.protocols, testProtocol())
-	for _, name := range []string{"mysql", "telnet"} { // until they are in package all
-		if !slices.ContainsFunc(l.protocols, func(p *upgraders.Protocol) bool { return p.Name == name }) {
-			p := testProtocol()
-			p.Name, p.Title, p.ServerFirst, p.Options = name, name, true, nil
-			p.New = func(any) (upgraders.Upgrader, error) { return &testUpgrader{}, nil }
-			l.protocols = append(l.protocols, p)
-		}
-	}
 	l.hostname = func() (string, error) { return "gw.example.org", nil }
 	return l
 }

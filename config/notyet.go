@@ -23,7 +23,6 @@ var notYet = []struct {
 
 	{"listener", "ftp", ""},
 	{"listener", "http", ""},
-	{"listener", "mysql", ""},
 	{"listener", "web", ""},
 
 	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},

@@ -21,6 +21,7 @@ func (l *loader) routes(b *listenerBlock, p *upgraders.Protocol) (routes []*gate
 		l.errorf(b.At, "No backend", "Write where sessions go, with backend = … or with route blocks%s", l.instead("backend", ""))
 	}
 	l.checkOrder(blocks)
+	l.checkNames(blocks, p)
 	for _, r := range blocks {
 		l.checkHost(r, p)
 		route := &gateway.Route{SNI: plain(r.SNI.Value), Host: plain(r.Host.Value)}
@@ -75,6 +76,16 @@ func (r *routeBlock) names() []sni {
 		return r.Host.Value
 	}
 	return r.SNI.Value
+}
+
+// checkNames refuses routes by name where the server must speak before a client
+// can say a name.
+func (l *loader) checkNames(blocks []*routeBlock, p *upgraders.Protocol) {
+	for _, r := range blocks {
+		if p.Name == "mysql" && r.SNI.written {
+			l.errorf(r.SNI.At, "A route by name where the server speaks first", "A client of %s needs the server's greeting before it can say a name: write a single backend = …, and for each other backend a listener with an address of its own.", p.Name)
+		}
+	}
 }
 
 func (r *routeBlock) shadows(later *routeBlock) bool {
@@ -139,8 +150,11 @@ func (l *loader) warnClientFacts(to attr[*backendBlock], p *upgraders.Protocol) 
 		return
 	}
 	danger := "what it grants to that address, it grants to everyone"
-	if p.Name == "smtp" {
+	switch p.Name {
+	case "smtp":
 		danger = "an open relay if that is in mynetworks"
+	case "mysql":
+		danger += ", and who connects and leaves, as scanners do, makes it block that address (max_connect_errors)"
 	}
 	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. Write send = \"proxy-v2\"%s in backend %q, and let the backend accept it from the gateway only. One that understands no such thing must grant that address nothing.", danger, orForward(p), to.Value.label())
 }

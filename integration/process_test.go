@@ -28,6 +28,8 @@ var debian = map[string]string{
 	"fetchmail":      "fetchmail",
 	"gnutls-cli":     "gnutls-bin",
 	"haproxy":        "haproxy",
+	"mariadb":        "mariadb-client",
+	"mariadbd":       "mariadb-server",
 	"mbsync":         "isync",
 	"mpop":           "mpop",
 	"ngircd":         "ngircd",

@@ -34,6 +34,7 @@ type visit struct {
 	how      string // as the client asks for TLS; cleartext: not at all
 	name     string // what it verifies the certificate for
 	play     func(conn net.Conn, config *tls.Config) error
+	early    bool   // the server speaks first, and so is told nothing of TLS
 	protocol string // of the listener
 	backend  string // where it must arrive
 }
@@ -104,6 +105,9 @@ func demoServers(b *demoBackends) []demoServer {
 		{backend: "database", serve: each(servePostgres),
 			listeners: []demoListener{{protocol: "postgres", name: "postgres", mode: starttls, port: "2432"}},
 			visits:    []visit{{listener: "postgres", how: "SSLRequest", name: demoName, play: visitPostgres}}},
+		{backend: "tables", serve: each(serveMySQL),
+			listeners: []demoListener{{protocol: "mysql", name: "mysql", mode: starttls, port: "2306"}},
+			visits:    []visit{{listener: "mysql", how: "SSLRequest", name: demoName, play: visitMySQL, early: true}}},
 		{backend: "chat", serve: each(serveIRC),
 			listeners: []demoListener{
 				{protocol: "irc", name: "irc", mode: starttls, port: "2667"},

@@ -69,7 +69,7 @@ func (v visit) make(ctx context.Context, address string, roots *x509.CertPool, s
 		r.err = fmt.Errorf("no backend was told of the client %s", conn.LocalAddr())
 	case r.seen.backend != v.backend:
 		r.err = fmt.Errorf("arrived at backend %s instead of %s", r.seen.backend, v.backend)
-	case (r.tls != nil) != (r.seen.tls != ""):
+	case (r.tls != nil && !v.early) != (r.seen.tls != ""):
 		r.err = fmt.Errorf("the backend was told TLS %q of a session that is %s", r.seen.tls, v.how)
 	case (r.tls != nil) != (v.how != "cleartext"):
 		r.err = fmt.Errorf("the session should be %s", v.how)

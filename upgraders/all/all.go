@@ -7,6 +7,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/irc"
 	"github.com/sallyport/sallyport/upgraders/ldap"
 	"github.com/sallyport/sallyport/upgraders/lmtp"
+	"github.com/sallyport/sallyport/upgraders/mysql"
 	"github.com/sallyport/sallyport/upgraders/nntp"
 	"github.com/sallyport/sallyport/upgraders/pop3"
 	"github.com/sallyport/sallyport/upgraders/postgres"
@@ -29,6 +30,7 @@ func Protocols() []*upgraders.Protocol {
 		nntp.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
+		mysql.Protocol(),
 		xmpp.Protocol(),
 		xmpp.ServerProtocol(),
 		irc.Protocol(),
