@@ -417,7 +417,9 @@ func looked(s *Source) {
 }
 
 // A wildcard of six days is renewed when a third of them is left, and not
-// before, by an authority that does not say when. Its key stays, as a TLSA record needs it, or is another one each time.
+// before, by an authority that does not say when. Its key stays, as a TLSA
+// record needs it, or is another one each time, announced before (RFC 7671,
+// 8.1).
 func TestShortlivedWildcard(t *testing.T) {
 	t.Parallel()
 	server := knot(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile)
@@ -449,13 +451,25 @@ func TestShortlivedWildcard(t *testing.T) {
 		orders := p.Orders()
 		skew.Store(int64(time.Until(at.Add(-time.Minute))))
 		looked(s)
+		announced := s.Status().NextKey
+		if (announced != nil) != rollover {
+			t.Errorf("rollover %t, the next key is announced: %t", rollover, announced != nil)
+		}
+		offline := a.Source(s.order)
+		if err := offline.Load(t.Context()); err != nil || !bytes.Equal(offline.Status().NextKey, announced) {
+			t.Errorf("the store says otherwise, %v", err)
+		}
 		if p.Orders() != orders {
 			t.Error("renewed too early")
 		}
 		skew.Store(int64(time.Until(at.Add(time.Minute))))
 		s.wake <- struct{}{}
-		if second := next(t, s, first); sameKey(first, second) == rollover {
+		second := next(t, s, first)
+		if sameKey(first, second) == rollover {
 			t.Errorf("rollover %t, the same key %t", rollover, sameKey(first, second))
+		}
+		if rollover && !bytes.Equal(second.RawSubjectPublicKeyInfo, announced) {
+			t.Error("the key is not the one that was announced")
 		}
 		stop() // or it would renew what Pebble issues for its own time
 	}

@@ -109,6 +109,7 @@ func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
 		if cert := s.ours(); cert != followed {
 			following()
 			followed, following = cert, s.follow(ctx, log, cert)
+			s.announce(ctx)
 		}
 		select {
 		case <-ctx.Done():

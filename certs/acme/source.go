@@ -35,14 +35,15 @@ type Source struct {
 
 	seen []byte // what the store held last; for those who work
 
-	mu      sync.Mutex // guards what follows
-	log     *slog.Logger
-	stopgap bool      // current is another order's, until ours is issued
-	unsaved []byte    // a certificate that the store did not take
-	advice  time.Time // when the authority would have current renewed
-	past    history
-	err     error // why there is no certificate, or no newer one
-	tries   map[string]uint64
+	mu       sync.Mutex // guards what follows
+	log      *slog.Logger
+	stopgap  bool             // current is another order's, until ours is issued
+	unsaved  []byte           // a certificate that the store did not take
+	advice   time.Time        // when the authority would have current renewed
+	upcoming crypto.PublicKey // of the next certificate, where it is known
+	past     history
+	err      error // why there is no certificate, or no newer one
+	tries    map[string]uint64
 }
 
 // Name returns the label of the certificate.
@@ -98,6 +99,7 @@ type Status struct {
 	Failed      int               // tries in a row
 	Err         error             // of the last one
 	Tries       map[string]uint64 // by result, of this process
+	NextKey     []byte            // SubjectPublicKeyInfo of the next certificate, where it is known to be another; nil: not
 }
 
 // Status returns what can be told of the certificate now.
@@ -112,6 +114,7 @@ func (s *Source) Status() Status {
 	st.Certificate, _ = s.Certificate()
 	st.StandIn = st.Certificate != nil && s.current.Load() == nil
 	st.Renew = s.due()
+	st.NextKey = s.nextKey()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Last, st.Failed, st.Err, st.Tries = s.past.Last, s.past.Failed, s.err, maps.Clone(s.tries)
@@ -139,6 +142,7 @@ func (s *Source) Load(ctx context.Context) error {
 	}
 	defer release()
 	s.remember(s.history(ctx))
+	s.peek(ctx)
 	if err = s.look(ctx); err != nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()

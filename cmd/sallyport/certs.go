@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -96,7 +97,9 @@ func certsShowCommand() *cobra.Command {
 key to its names for DANE (RFC 6698, RFC 7671): TLSA 3 1 1, one for each name and
 port that a listener serves it on, to be pasted into a zone that is signed. Such
 a record stays good as long as the key does. The gateway keeps the key at each
-renewal, unless key = "rollover"; of files, the program decides that renews them.
+renewal, unless key = "rollover"; then the record of the next key is shown as well,
+to be published beside the other before the renewal (RFC 7671, 8.1). Of files, the
+program decides that renews them.
 
 NAME is that of the certificate block. Where each of its names has a certificate
 of its own, show prints all, and NAME/HOST is one of them.`,
@@ -346,7 +349,11 @@ func (s *certStatus) write(w io.Writer, now time.Time) error {
 	if len(s.TLSA) > 0 {
 		fmt.Fprintln(w)
 	}
-	for _, record := range s.TLSA {
+	records := s.TLSA
+	if len(s.NextTLSA) > 0 {
+		records = slices.Concat(records, []string{"; of the next key: publish it beside the above before the next renewal"}, s.NextTLSA)
+	}
+	for _, record := range records {
 		if _, err := fmt.Fprintln(w, record); err != nil {
 			return err
 		}

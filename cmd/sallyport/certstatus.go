@@ -42,10 +42,11 @@ type certStatus struct {
 	Serial    string    `json:"serial,omitempty"`
 	NotBefore time.Time `json:"not_before,omitzero"`
 	NotAfter  time.Time `json:"not_after,omitzero"`
-	Next      time.Time `json:"next,omitzero"`    // when it is renewed, or tried again
-	Failed    int       `json:"failed,omitempty"` // tries in a row
-	Error     string    `json:"error,omitempty"`  // why there is none, or no newer one
-	TLSA      []string  `json:"tlsa"`             // records of RFC 6698, 3 1 1
+	Next      time.Time `json:"next,omitzero"`       // when it is renewed, or tried again
+	Failed    int       `json:"failed,omitempty"`    // tries in a row
+	Error     string    `json:"error,omitempty"`     // why there is none, or no newer one
+	TLSA      []string  `json:"tlsa"`                // records of RFC 6698, 3 1 1
+	NextTLSA  []string  `json:"next_tlsa,omitempty"` // those of the next key, where it will be another
 }
 
 // certStatuses tells of the certificates of a configuration, those of name only
@@ -73,6 +74,7 @@ func statusOf(cfg *config.Config, src certs.Source) certStatus {
 	if err != nil {
 		s.Error = err.Error()
 	}
+	var nextKey []byte
 	switch src := src.(type) {
 	case *certs.FileSource:
 		s.From = fromFiles
@@ -81,6 +83,7 @@ func statusOf(cfg *config.Config, src certs.Source) certStatus {
 	case *acme.Source:
 		st := src.Status()
 		s.From, s.Names, s.Authority, s.Next, s.Failed = fromAuthority, st.Names, st.Authority, st.Renew, st.Failed
+		nextKey = st.NextKey
 		if st.StandIn {
 			s.From = fromNobodyYet
 		}
@@ -111,7 +114,10 @@ func statusOf(cfg *config.Config, src certs.Source) certStatus {
 	// A certificate that is signed anew by another key, at the next start if
 	// not before, is none to publish.
 	if cert != nil && (s.From == fromFiles || s.From == fromAuthority) {
-		s.TLSA = tlsaRecords(cert.Leaf, ports)
+		s.TLSA = tlsaRecords(cert.Leaf.DNSNames, ports, cert.Leaf.RawSubjectPublicKeyInfo)
+		if nextKey != nil {
+			s.NextTLSA = tlsaRecords(cert.Leaf.DNSNames, ports, nextKey)
+		}
 	}
 	return s
 }
@@ -145,12 +151,12 @@ func keySize(leaf *x509.Certificate) string {
 // key (1), as SHA-256 (1), which is what mail servers look for (RFC 7672,
 // 3.1.1) and what stays when a renewal keeps the key. A wildcard has no record,
 // since the names that it stands for are not known.
-func tlsaRecords(leaf *x509.Certificate, ports []string) []string {
+func tlsaRecords(names, ports []string, key []byte) []string {
 	records := []string{}
 	for _, port := range ports {
-		for _, name := range leaf.DNSNames {
+		for _, name := range names {
 			if !strings.HasPrefix(name, "*.") {
-				records = append(records, fmt.Sprintf("_%s._tcp.%s. IN TLSA 3 1 1 %x", port, strings.TrimSuffix(name, "."), sha256.Sum256(leaf.RawSubjectPublicKeyInfo)))
+				records = append(records, fmt.Sprintf("_%s._tcp.%s. IN TLSA 3 1 1 %x", port, strings.TrimSuffix(name, "."), sha256.Sum256(key)))
 			}
 		}
 	}
