@@ -15,6 +15,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
 	"net"
 	"net/http"
 	"slices"
@@ -472,6 +473,44 @@ func TestShortlivedWildcard(t *testing.T) {
 			t.Error("the key is not the one that was announced")
 		}
 		stop() // or it would renew what Pebble issues for its own time
+	}
+}
+
+// Once the key need not change any more, the one in use stays: the next one, that
+// was announced, is forgotten, for its TLSA record may be nowhere.
+func TestBackToReuse(t *testing.T) {
+	a := advancedAt(t, &acmetest.Authority{Directory: "https://ca.example.org/dir"}, nil)
+	mine := testKey(t, elliptic.P256())
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"mail.example.org"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, mine.Public(), mine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	order := Order{Label: "mail", Names: []string{"mail.example.org"}, Rollover: true}
+	key := func() crypto.Signer {
+		s := a.Source(order)
+		s.current.Store(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: mine, Leaf: leaf})
+		key, err := s.key(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	announced := key()
+	if same(announced, mine) || !same(key(), announced) {
+		t.Error("the next key is not another one that stays")
+	}
+	order.Rollover = false
+	if !same(key(), mine) || !same(key(), mine) {
+		t.Error("the key in use is not kept")
+	}
+	order.Rollover = true
+	if k := key(); same(k, mine) || same(k, announced) {
+		t.Error("the next key is not a new one")
 	}
 }
 

@@ -272,6 +272,11 @@ func TestPropagation(t *testing.T) {
 	const name = "_acme-challenge.example.org"
 
 	d.Timeout = time.Second
+	d.Server = behind.addr
+	if _, err := d.Publish(t.Context(), name, "another record"); err != nil {
+		t.Fatal(err)
+	}
+	d.Server = first
 	r, err := d.Publish(t.Context(), name, "value")
 	if err != nil {
 		t.Fatal(err)
@@ -294,8 +299,12 @@ func TestPropagation(t *testing.T) {
 	if _, err := d.Publish(t.Context(), name, "value"); err != nil {
 		t.Fatal(err)
 	}
+	begin := time.Now()
 	if err := <-waited; err != nil {
 		t.Error(err)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("it took %s, for the dead server, perhaps", took)
 	}
 
 	// Who ends the try ends the wait.

@@ -408,7 +408,7 @@ func (s *Source) key(ctx context.Context) (crypto.Signer, error) {
 		switch {
 		case err != nil || kindOf(key.Public()) != s.order.KeyType:
 			s.logger().Warn("the key for the next certificate cannot be read, it is replaced", "store", st.String(), "key", name)
-		case !s.order.Rollover || mine == nil || !same(key, mine):
+		case mine == nil || s.order.Rollover != same(key, mine):
 			return key, nil
 		}
 	}
