@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sallyport/sallyport/internal/wire"
 	"github.com/sallyport/sallyport/upgraders"
 )
 
@@ -86,7 +87,9 @@ func TestPreview(t *testing.T) {
 	r := newRig(t, func(l *Listener) {
 		l.Policy.Dialogue.Timeout = 2 * time.Second
 		l.Routes[0].Host = []string{"gw.example.org"}
-		l.Routes[0].Backend.Servers[0].Address = serve(t, func(c net.Conn) {
+		busy := serve(t, func(c net.Conn) { io.WriteString(c, "421 busy\r\n") })
+		l.Routes[0].Backend.Servers = []Server{{Address: busy}, {Backup: true}}
+		l.Routes[0].Backend.Servers[1].Address = serve(t, func(c net.Conn) {
 			name := fmt.Sprintf("backend %d", dialled.Add(1))
 			fmt.Fprintf(c, "%s\r\n", name)
 			for in := bufio.NewReader(c); ; {
@@ -101,16 +104,19 @@ func TestPreview(t *testing.T) {
 		u := &toyUpgrader{}
 		u.hook = func(s *upgraders.Session, line string) (upgraders.Handover, error) {
 			if host, ok := strings.CutPrefix(line, "PREVIEW "); ok {
-				backend, err := s.Preview(t.Context(), host)
+				err := s.Preview(t.Context(), host, func(backend *wire.Conn) error {
+					if _, err := backend.Peek(1); err != nil || backend.Unread()[0] != 'b' {
+						return &upgraders.Refusal{Reply: "busy"}
+					}
+					io.WriteString(backend, "in clear\r\n")
+					backend.Peek(len("backend 1\r\nbackend 1: in clear\r\n"))
+					return nil
+				})
 				if !s.Routed(host) {
 					fmt.Fprintf(s.Conn, "unknown, %v\r\n", err)
 					return upgraders.Handover{}, nil
 				}
-				if err != nil {
-					return upgraders.Handover{}, err
-				}
-				io.WriteString(backend, "in clear\r\n")
-				backend.Peek(len("backend 1\r\nbackend 1: in clear\r\n"))
+				return upgraders.Handover{}, err
 			}
 			return upgraders.Handover{}, nil
 		}

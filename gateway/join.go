@@ -153,18 +153,13 @@ func (s *session) dialFirst(ctx context.Context, hear func(*wire.Conn) error) er
 
 // dialPreview serves the protocols whose client names a host and may then go on
 // in cleartext.
-func (s *session) dialPreview(ctx context.Context, host string) (*wire.Conn, error) {
-	if s.early == nil {
-		r, err := s.routeForHost(host, "")
-		if err != nil {
-			return nil, err
-		}
-		if err := s.dialEarly(ctx, r, func(*wire.Conn) error { return nil }); err != nil {
-			return nil, err
-		}
-		s.preview = true
+func (s *session) dialPreview(ctx context.Context, host string, hear func(*wire.Conn) error) error {
+	r, err := s.routeForHost(host, "")
+	if err != nil {
+		return err
 	}
-	return s.early.conn, nil
+	s.preview = true
+	return s.dialEarly(ctx, r, hear)
 }
 
 // dialEarly has a server greet before the session is routed.

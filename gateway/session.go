@@ -132,7 +132,7 @@ func (s *session) serve(ctx context.Context) (outcome, error) {
 
 	// TLS. From the go-ahead on, not one byte in the clear.
 	if h.Verdict == upgraders.StartTLS {
-		if s.preview {
+		if s.preview && s.early != nil {
 			s.early.close()
 			s.early, s.preview = nil, false
 		}
@@ -285,6 +285,8 @@ func (s *session) rejected(err error) outcome {
 		return outcomeBackendRefused
 	case errors.Is(err, errEarly):
 		return outcomeBackendDown
+	case errors.Is(err, upgraders.ErrNoRoute):
+		return outcomeNoRoute
 	case reason == "timeout" && s.silent():
 		return outcomeSilent
 	case reason != "":

@@ -229,12 +229,12 @@ type Session struct {
 	// backend must speak first (MySQL) and no others.
 	Backend func(ctx context.Context, hear func(backend *wire.Conn) error) error
 
-	// Preview dials now, as a session in cleartext would, the backend of a host
-	// that the client names. If the session goes on in cleartext, the same conn
+	// Preview is Backend for a host that the client names, reached as a session
+	// in cleartext would be. If the session goes on in cleartext, the same conn
 	// comes back in Join's Link; if it goes on in TLS, the conn is closed and
 	// never heard of again. For protocols in which a session in cleartext needs
 	// what only its own backend connection can say (XMPP's stream id).
-	Preview func(ctx context.Context, host string) (*wire.Conn, error)
+	Preview func(ctx context.Context, host string, hear func(backend *wire.Conn) error) error
 
 	// Stopping is closed when the gateway begins to stop. Who serves ends its
 	// session then where nothing is under way; other sessions end by

@@ -18,6 +18,7 @@
 //	mode implicit            TLS from the first byte (default: starttls)
 //	cleartext allow          a session may go on without TLS (default: refuse)
 //	cleartext_auth true      and may send a password (default: the protocol's)
+//	host chat.example.org    the only host the client may name; repeatable (default: any)
 //	hostname mx.example.org  what the gateway calls itself (default: gw.example.org)
 //	certificate none         a listener that has no certificate to serve
 //	option NAME=VALUE        one of the protocol's options, by its hcl tag

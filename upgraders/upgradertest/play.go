@@ -102,7 +102,7 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 		Cleartext: s.cleartext, CleartextAuth: s.authInCleartext(p), Hostname: s.hostname,
 		Certificates: s.certificates(ca),
 		Policy:       s.policy, TLS: &gateway.TLS{},
-		Routes: []*gateway.Route{{Backend: backend}},
+		Routes: []*gateway.Route{{Host: s.hosts, Backend: backend}},
 	}
 	st.gw = gateway.New(gateway.Options{Logger: slog.New(st.log), Metrics: gateway.NewMetrics(st.figures)})
 	if err := st.gw.Apply(&gateway.Config{Listeners: []*gateway.Listener{listener}, Backends: []*gateway.Backend{backend}}); err != nil {

@@ -154,12 +154,12 @@ func (r *rig) run(client *feed) (*outcome, error) {
 			o.early = wire.NewConn(&feed{pieces: [][]byte{r.greeting, r.join}, end: io.EOF, eager: true})
 			return hear(o.early)
 		},
-		Routed: func(string) bool { return true },
-		Preview: func(context.Context, string) (*wire.Conn, error) {
+		Routed: func(host string) bool { return len(r.s.hosts) == 0 || slices.Contains(r.s.hosts, host) },
+		Preview: func(_ context.Context, _ string, hear func(*wire.Conn) error) error {
 			if r.s.backendDown {
-				return nil, errDial
+				return errDial
 			}
-			return wire.NewConn(&feed{pieces: [][]byte{r.greeting, r.join}, end: io.EOF, eager: true}), nil
+			return hear(wire.NewConn(&feed{pieces: [][]byte{r.greeting, r.join}, end: io.EOF, eager: true}))
 		},
 		Data: noData{},
 	}

@@ -35,6 +35,7 @@ type script struct {
 	caps          upgraders.Capabilities
 	policy        *gateway.Policy
 	alpn          []string
+	hosts         []string // the only ones that the route takes
 	patience      time.Duration
 	steps         []step
 }
@@ -288,6 +289,8 @@ func (s *script) set(line int, raw string) error {
 		s.hostname = value
 	case key == "alpn" && value != "":
 		s.alpn = append(s.alpn, value)
+	case key == "host" && value != "":
+		s.hosts = append(s.hosts, value)
 	case key == "caps":
 		if s.caps == nil {
 			s.caps = upgraders.Capabilities{}

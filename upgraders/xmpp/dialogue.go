@@ -30,29 +30,31 @@ func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 	if err != nil {
 		return d.turnedAway(err)
 	}
-	if d.host = hostOf(d.opening.tag.get("to")); d.host == "" || !d.session.Routed(d.host) {
+	if d.host = hostOf(d.opening.tag.get("to")); d.host == "" {
 		return d.turnedAway(errHost)
+	}
+	if !d.session.Routed(d.host) {
+		return d.turnedAway(upgraders.ErrNoRoute)
 	}
 	conn.Discard(len(d.opening.raw))
 	p := &passage{variant: d.variant, name: listener.Hostname, clear: true, auth: listener.CleartextAuth,
 		opening: d.opening.raw, versions: d.opening.versions}
-	if listener.Cleartext {
-		backend, err := d.session.Preview(ctx, d.host)
-		if err != nil {
-			return d.cleartext(p), nil // and nobody is there
+	switch {
+	case !listener.Cleartext && !d.opening.versions:
+		return d.turnedAway(errVersion)
+	case !listener.Cleartext:
+		err = d.offer()
+	default:
+		if err := d.session.Preview(ctx, d.host, p.hear); err != nil {
+			return upgraders.Handover{Reply: []byte(p.unavailable(err))}, err
 		}
-		if offered, err := d.show(backend, p); err != nil {
-			return upgraders.Handover{}, err
-		} else if !offered {
-			return d.cleartext(p), nil
+		if p.heard.features == nil {
+			return d.cleartext(p), nil // nothing that TLS could be added to
 		}
-	} else {
-		if !d.opening.versions {
-			return d.turnedAway(errVersion)
-		}
-		if err := d.offer(); err != nil {
-			return upgraders.Handover{}, err
-		}
+		err = d.show(p)
+	}
+	if err != nil {
+		return upgraders.Handover{}, err
 	}
 	for {
 		h, err := d.element(p)
@@ -70,26 +72,17 @@ func (d *dialogue) offer() error {
 	return err
 }
 
-// show lets the backend answer the stream, and adds TLS to what it offers. It
-// returns false where there is nothing to add it to: the session is then the
-// backend's.
-func (d *dialogue) show(backend *wire.Conn, p *passage) (bool, error) {
-	p.preview = backend
-	if _, err := backend.Write(p.opening); err != nil {
-		return false, nil
-	}
-	a, err := readAnswer(backend, p.versions)
-	if err != nil || a.features == nil {
-		return false, nil
-	}
+// show shows the client the backend's answer, with TLS among what it offers.
+func (d *dialogue) show(p *passage) error {
+	a := p.heard
 	features := p.offer(false).rewrite(a.raw[a.from:], a.features)
 	if d.session.CanTLS() {
 		features = insert(features, "<starttls xmlns='"+nsTLS+"'/>")
 	}
 	d.answered, p.answered = true, true
-	_, err = d.session.Conn.Write(slices.Concat(a.raw[:a.from], features))
-	backend.Discard(len(a.raw))
-	return true, err
+	_, err := d.session.Conn.Write(slices.Concat(a.raw[:a.from], features))
+	p.preview.Discard(len(a.raw))
+	return err
 }
 
 // element answers what the client says next. A zero Handover without an error

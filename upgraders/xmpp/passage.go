@@ -21,7 +21,8 @@ type passage struct {
 	auth     bool   // and may send a password
 	opening  []byte // what the backend is to hear first
 	versions bool   // of XMPP 1.0
-	preview  *wire.Conn
+	preview  *wire.Conn // the backend that was heard
+	heard    *answer
 	answered bool // the client has had a header
 
 	link *upgraders.Link
@@ -64,28 +65,31 @@ func (p *passage) accept(before string) func(context.Context, *wire.Conn) (upgra
 	}
 }
 
-// join opens the stream at the backend, and looks at what it answers: that is
+// hear opens the stream at a server, and looks at what it answers: that is
 // passed on later.
-func (p *passage) join(_ context.Context, link *upgraders.Link) error {
-	switch {
-	case p.answered && link.Backend == p.preview:
-		return nil
-	case p.answered:
-		return fmt.Errorf("%w: the server that the client was shown is gone", upgraders.ErrBackend)
+func (p *passage) hear(backend *wire.Conn) (err error) {
+	p.preview = backend
+	if _, err = backend.Write(p.opening); err == nil {
+		p.heard, err = readAnswer(backend, p.versions)
 	}
-	if link.Backend != p.preview {
-		if _, err := link.Backend.Write(p.opening); err != nil {
-			return fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
-		}
-	}
-	a, err := readAnswer(link.Backend, p.versions)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
-	case a.failed != nil && a.passing():
-		return &upgraders.Refusal{Reply: a.condition()}
-	case a.features != nil && !p.servers:
-		if why := p.offer(link.PassBinding).complaint(a.features); why != "" {
+	case p.heard.failed != nil && p.heard.passing():
+		return &upgraders.Refusal{Reply: p.heard.condition()}
+	}
+	return nil
+}
+
+// join opens the stream at the backend, unless it is open.
+func (p *passage) join(_ context.Context, link *upgraders.Link) error {
+	if link.Backend != p.preview {
+		if err := p.hear(link.Backend); err != nil {
+			return err
+		}
+	}
+	if p.heard.features != nil && !p.servers {
+		if why := p.offer(link.PassBinding).complaint(p.heard.features); why != "" {
 			link.Log(why, "mend", mendLogin)
 		}
 	}

@@ -51,6 +51,7 @@ var conditions = upgraders.Answers[string]{
 	{errFormat, "bad-format"},
 	{errHost, "host-unknown"},
 	{errMoved, "host-unknown"},
+	{upgraders.ErrNoRoute, "host-unknown"},
 	{errVersion, "unsupported-version"},
 	{upgraders.ErrSyntax, "not-well-formed"},
 	{wire.ErrBareNewline, "not-well-formed"},

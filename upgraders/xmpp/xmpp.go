@@ -81,12 +81,17 @@ func (p *passage) handover() upgraders.Handover {
 		Join:     p.join,
 		Converse: p.converse,
 		Unavailable: func(_ context.Context, client *wire.Conn, cause error) error {
-			words := streamError(cmp.Or(unavailable.To(cause), "remote-connection-failed"), "")
-			if !p.answered {
-				words = p.header(p.name, "") + words
-			}
-			_, err := client.Write([]byte(words))
+			_, err := client.Write([]byte(p.unavailable(cause)))
 			return err
 		},
 	}
+}
+
+// unavailable says that there is no backend.
+func (p *passage) unavailable(cause error) string {
+	words := streamError(cmp.Or(unavailable.To(cause), "remote-connection-failed"), "")
+	if !p.answered {
+		words = p.header(p.name, "") + words
+	}
+	return words
 }
