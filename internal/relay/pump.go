@@ -88,18 +88,8 @@ func Pump(client, backend End, opts Options) Result {
 		up:   direction{src: &client, dst: &backend},
 		down: direction{src: &backend, dst: &client},
 	}
-	for _, d := range []*direction{&p.up, &p.down} {
-		d.src.Socket.SetDeadline(time.Time{})
-		d.src.Socket.nonblock = d.src.Socket.raw != nil
-		if d.src.layered() {
-			d.src.Socket.RequireCloseNotify()
-		}
-		d.buffers = opts.Buffers
-		d.largest = len(sizes) - 1
-		for d.largest > 0 && opts.MaxBuffer > 0 && sizes[d.largest] > opts.MaxBuffer {
-			d.largest--
-		}
-	}
+	p.up.prepare(opts)
+	p.down.prepare(opts)
 	done := make(chan struct{})
 	go p.carryDown(done)
 	p.carry(&p.up)
@@ -179,17 +169,25 @@ func (p *pump) decide(o Outcome, err error) {
 	}
 }
 
-// closeWrite passes the end of a stream on: close_notify and FIN.
+// closeWrite passes the end of a stream on.
 func (p *pump) closeWrite(e *End) {
+	e.closeWrite(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		e.Socket.SetWriteDeadline(p.limit)
+	})
+}
+
+// closeWrite ends what is written: close_notify and FIN. limit sets the
+// deadline of writes.
+func (e *End) closeWrite(limit func()) {
 	if cw, ok := e.Conn.(interface{ CloseWrite() error }); ok && e.layered() {
 		// crypto/tls gives its close_notify five seconds, too few for a
 		// slow client with much on the way to it. It gets the time that
 		// any other write has.
 		e.Socket.cork(make([]byte, recordRoom))
 		cw.CloseWrite()
-		p.mu.Lock()
-		e.Socket.SetWriteDeadline(p.limit)
-		p.mu.Unlock()
+		limit()
 		e.Socket.uncork()
 	}
 	e.Socket.CloseWrite()
@@ -267,6 +265,20 @@ type direction struct {
 	class    int // of the next buffer
 	largest  int
 	ended    bool // the end of src was passed on; guarded by pump.mu
+}
+
+// prepare makes both ends ready to be copied between.
+func (d *direction) prepare(opts Options) {
+	d.src.Socket.SetDeadline(time.Time{})
+	d.src.Socket.nonblock = d.src.Socket.raw != nil
+	if d.src.layered() {
+		d.src.Socket.RequireCloseNotify()
+	}
+	d.buffers = opts.Buffers
+	d.largest = len(sizes) - 1
+	for d.largest > 0 && opts.MaxBuffer > 0 && sizes[d.largest] > opts.MaxBuffer {
+		d.largest--
+	}
 }
 
 // copy moves bytes until src ends or either breaks, and says which and how.

@@ -25,6 +25,7 @@ type Socket struct {
 
 	received atomic.Int64
 	sent     atomic.Int64
+	sum      *Socket // counts what this one moves, too; may be nil
 	finSent  atomic.Bool
 	needsEnd atomic.Bool // RequireCloseNotify
 	clock    atomic.Pointer[Clock]
@@ -95,6 +96,20 @@ func (s *Socket) Received() int64 { return s.received.Load() }
 
 // Sent returns how many bytes were written to the connection.
 func (s *Socket) Sent() int64 { return s.sent.Load() }
+
+// Beside makes s, which nobody uses yet, a connection of the session that main
+// belongs to: the session is idle when neither moves a byte, and s has main's
+// stall time. counted says that what s moves is counted as main's, too.
+func (s *Socket) Beside(main *Socket, counted bool) {
+	main.mu.Lock()
+	stall := main.stall
+	main.mu.Unlock()
+	s.SetStall(stall)
+	s.SetIdle(main.clock.Load())
+	if counted {
+		s.sum = main
+	}
+}
 
 // Pending reports whether bytes, not only an end, wait in the kernel.
 func (s *Socket) Pending() bool {
@@ -197,6 +212,9 @@ func (s *Socket) Read(p []byte) (int, error) {
 		switch {
 		case n > 0:
 			s.received.Add(int64(n))
+			if s.sum != nil {
+				s.sum.received.Add(int64(n))
+			}
 			s.clock.Load().wind()
 			s.drained = n < len(p)
 			return n, nil
@@ -377,6 +395,9 @@ func (s *Socket) write(p []byte) (n int, err error) {
 		n += m
 		if m > 0 {
 			s.sent.Add(int64(m))
+			if s.sum != nil {
+				s.sum.sent.Add(int64(m))
+			}
 			s.clock.Load().wind()
 		}
 		if err == nil {
