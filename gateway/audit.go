@@ -239,6 +239,7 @@ func (q *questioning) begin(ctx context.Context, send Send, forward upgraders.Fo
 		Facts:       upgraders.Facts{Client: auditClient, Local: q.local, Name: q.hostname, TTL: forwardTTL},
 		Forward:     forward,
 		PassBinding: q.passBinding(),
+		BackendTLS:  l.tls != nil,
 		Log:         func(msg string, _ ...any) { q.said = append(q.said, msg) },
 	})
 }

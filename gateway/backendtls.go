@@ -91,6 +91,11 @@ func (b *backend) secure(ctx context.Context, l *leg, ask func(context.Context, 
 		cfg = cfg.Clone()
 		cfg.ServerName = host
 	}
+	if len(b.protocol.DataALPN) > 0 {
+		// Data connections must come with a ticket of their own session.
+		cfg = cfg.Clone()
+		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+	}
 	conn := tls.Client(l.conn, cfg)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		return fmt.Errorf("TLS handshake with the backend: %w", err)
@@ -99,7 +104,7 @@ func (b *backend) secure(ctx context.Context, l *leg, ask func(context.Context, 
 	l.conn.Release()
 	l.sock.RequireCloseNotify()
 	l.conn = wire.NewConn(conn)
-	l.tls = conn
+	l.tls, l.secrets = conn, cfg
 	return nil
 }
 

@@ -128,6 +128,7 @@ func (b *backend) ask(ctx context.Context, sv *server) (caps upgraders.Capabilit
 		Facts:       upgraders.Facts{Client: self, Local: self, Name: b.hostname, TTL: forwardTTL},
 		Forward:     b.cfg.Forward,
 		PassBinding: b.passBinding(),
+		BackendTLS:  l.tls != nil,
 		Log:         func(msg string, args ...any) { b.log.Warn(msg, append([]any{"backend", b.cfg.Name}, args...)...) },
 	})
 	if err != nil {

@@ -30,7 +30,7 @@ func (s *session) handshake(ctx context.Context, rule upgraders.ALPNRule) error 
 	if s.implicit {
 		config = s.l.configs.first[rule]
 	}
-	conn := tls.Server(s.conn, config)
+	conn := tls.Server(s.conn, s.ownTickets(config))
 	// The deadline ends what waits for the client, the context what doesn't.
 	ctx, cancel := context.WithTimeout(ctx, timeout+lastWords)
 	defer cancel()

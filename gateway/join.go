@@ -21,6 +21,7 @@ type leg struct {
 	sock    *relay.Socket
 	conn    *wire.Conn
 	tls     *tls.Conn   // nil: the leg is cleartext
+	secrets *tls.Config // what tls was made with
 	uncut   func() bool // of the context that ends sessions
 	closed  bool
 }
@@ -128,6 +129,7 @@ func (s *session) link(r *route, l *leg) *upgraders.Link {
 		},
 		Forward:     r.backend.cfg.Forward,
 		PassBinding: r.backend.passBinding(),
+		BackendTLS:  l.tls != nil,
 		Log: func(msg string, args ...any) {
 			s.gw.log.Warn(msg, append([]any{"cid", s.cid, "listener", s.l.cfg.Name, "backend", r.backend.cfg.Name, "server", l.server.Address}, args...)...)
 		},

@@ -40,6 +40,8 @@ type session struct {
 	early    *leg   // dialled before TLS (MySQL)
 	preview  bool   // and of no use inside it
 	host     string // that the client has named in the protocol's own words
+	leg      *leg   // where the session is joined
+	ticket   string // what names it in its tickets, where it has data connections
 
 	// For the log line.
 	server string
@@ -196,6 +198,7 @@ func (s *session) facts() *upgraders.Session {
 		Backend:  s.dialFirst,
 		Preview:  s.dialPreview,
 		Stopping: s.gw.stopping,
+		Data:     data{s},
 	}
 }
 
@@ -350,6 +353,7 @@ func (s *session) settle() {
 
 // conversing winds up one idle clock for both sides.
 func (s *session) conversing(backend *leg) {
+	s.leg = backend
 	clock := relay.NewClock(s.l.idle)
 	s.sock.SetIdle(clock)
 	backend.sock.SetIdle(clock)

@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -96,12 +95,12 @@ func (ftp) Implicit(s *upgraders.Session) upgraders.Handover {
 				case "EPSV":
 					var port uint16
 					fmt.Sscanf(reply, "229 Extended (|||%d|)", &port)
-					l, err := s.Data.Listen(ctx, 40000, 40999)
+					l, err := s.Data.Listen(40000, 40999)
 					if err != nil {
 						return err
 					}
 					transfers.Go(func() { retrieve(ctx, s.Data, l, port) })
-					fmt.Fprintf(link.Client, "229 Extended (|||%d|)\r\n", l.Addr().Port())
+					fmt.Fprintf(link.Client, "229 Extended (|||%d|)\r\n", l.Port())
 				}
 			}
 		}
@@ -115,17 +114,17 @@ func retrieve(ctx context.Context, d upgraders.Data, l upgraders.DataListener, p
 	if err != nil {
 		return
 	}
-	defer c.Close()
-	if c, err = d.Secure(ctx, c); err != nil {
-		return
-	}
 	b, err := d.DialBackend(ctx, port)
 	if err != nil {
+		c.Abort()
 		return
 	}
-	defer b.Close()
-	io.Copy(c, b)
-	c.Close()
+	if _, err := c.Secure(ctx); err != nil {
+		c.Abort()
+		b.Abort()
+		return
+	}
+	d.Carry(b, c, func(error) {})
 }
 
 // mysql: the backend's greeting holds the nonce of the login, so the dial is
@@ -514,9 +513,9 @@ func TestContract(t *testing.T) {
 // TestCarried plays what comes after the dialogue, where it bends the contract.
 func TestCarried(t *testing.T) {
 	t.Run("a filter for ever, with data beside it", func(t *testing.T) {
-		d := &data{peer: make(chan net.Conn, 1), backend: newMemory("the file")}
+		d := &data{peer: make(chan *dataConn, 1), backend: &dataConn{memory: newMemory("the file")}}
 		client, backend := newMemory("PROT P\r\nEPSV\r\n"), newMemory("200 NOOP ok\r\n229 Extended (|||2121|)\r\n")
-		peer := newMemory("")
+		peer := &dataConn{memory: newMemory("")}
 		d.peer <- peer
 		h := ftp{}.Implicit(&upgraders.Session{Data: d})
 		if err := h.Converse(t.Context(), link(client, backend)); err != io.EOF {
@@ -525,8 +524,8 @@ func TestCarried(t *testing.T) {
 		if client.said() != "200 Protected\r\n229 Extended (|||40000|)\r\n" || backend.said() != "NOOP\r\nEPSV\r\n" {
 			t.Errorf("client got %q, backend got %q", client.said(), backend.said())
 		}
-		if peer.said() != "the file" || !d.secured || d.port != 2121 {
-			t.Errorf("data: %q, secured %v, from port %d", peer.said(), d.secured, d.port)
+		if peer.said() != "the file" || !peer.secured || d.port != 2121 {
+			t.Errorf("data: %q, secured %v, from port %d", peer.said(), peer.secured, d.port)
 		}
 	})
 	t.Run("a filter that ends in the middle of the stream", func(t *testing.T) {
@@ -626,35 +625,45 @@ func (m *memory) SetWriteDeadline(time.Time) error { return nil }
 
 // A data is the gateway's side of FTP's data connections.
 type data struct {
-	peer    chan net.Conn
-	backend *memory
-	secured bool
+	peer    chan *dataConn
+	backend *dataConn
 	port    uint16
 }
 
-func (d *data) Listen(_ context.Context, first, _ uint16) (upgraders.DataListener, error) {
+var _ upgraders.Data = (*data)(nil)
+
+func (d *data) Listen(first, _ uint16) (upgraders.DataListener, error) {
 	return &dataListener{d.peer, first}, nil
 }
-func (d *data) Dial(context.Context, uint16) (net.Conn, error) { return <-d.peer, nil }
-func (d *data) DialBackend(_ context.Context, port uint16) (net.Conn, error) {
+func (d *data) Dial(context.Context, uint16) (upgraders.DataConn, error) { return <-d.peer, nil }
+func (d *data) DialBackend(_ context.Context, port uint16) (upgraders.DataConn, error) {
 	d.port = port
 	return d.backend, nil
 }
-func (d *data) Secure(_ context.Context, c net.Conn) (net.Conn, error) {
-	d.secured = true
-	return c, nil
+func (d *data) Carry(from, to upgraders.DataConn, over func(error)) {
+	_, err := io.Copy(to.(*dataConn), from.(*dataConn))
+	over(err)
 }
 
+type dataConn struct {
+	*memory
+	secured bool
+}
+
+func (c *dataConn) Secure(context.Context) (bool, error) {
+	c.secured = true
+	return false, nil
+}
+func (c *dataConn) Abort() {}
+
 type dataListener struct {
-	peer chan net.Conn
+	peer chan *dataConn
 	port uint16
 }
 
-func (l *dataListener) Accept(context.Context) (net.Conn, error) { return <-l.peer, nil }
-func (l *dataListener) Close() error                             { return nil }
-func (l *dataListener) Addr() netip.AddrPort {
-	return netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), l.port)
-}
+func (l *dataListener) Accept(context.Context) (upgraders.DataConn, error) { return <-l.peer, nil }
+func (l *dataListener) Close() error                                       { return nil }
+func (l *dataListener) Port() uint16                                       { return l.port }
 
 // A dialer reaches real servers, and notes which were asked for.
 type dialer struct{ servers, dialled []string }

@@ -41,6 +41,10 @@ type Protocol struct {
 	// A client that offers none is always accepted (RFC 7301, 3.2).
 	ALPN []string
 
+	// DataALPN lists the ids a client may offer on a data connection, where
+	// sessions have such; empty: they have none.
+	DataALPN []string
+
 	// ServerFirst is set where the server greets before the client speaks.
 	ServerFirst bool
 
@@ -276,6 +280,8 @@ type Link struct {
 	// PassBinding is set where gateway and backend share key and certificate
 	// on both legs, so that `-PLUS` mechanisms may pass.
 	PassBinding bool
+	// BackendTLS is set where the backend is spoken to in TLS.
+	BackendTLS bool
 	// Log takes what an operator should know of this session: a setting of
 	// the backend to change. Never payload, never credentials.
 	Log func(msg string, args ...any)
@@ -311,24 +317,41 @@ func (s Security) String() string {
 }
 
 // Data opens the data connections of a session whose protocol has them. The
-// gateway owns ports, the peer check and the ticket bound to the session.
+// gateway owns ports, the peer check, TLS and the tickets of the session. Each
+// connection carries one stream, once.
 type Data interface {
-	// Listen opens a port, from first to last or any if both are 0, to which
-	// only the control connection's peer may connect, once.
-	Listen(ctx context.Context, first, last uint16) (DataListener, error)
-	// Dial connects to the client's own address.
-	Dial(ctx context.Context, port uint16) (net.Conn, error)
-	// DialBackend connects to a port of the session's backend server.
-	DialBackend(ctx context.Context, port uint16) (net.Conn, error)
-	// Secure shakes hands, as the TLS server, on a data connection.
-	Secure(ctx context.Context, c net.Conn) (net.Conn, error)
+	// Listen opens a port, from first to last or any if both are 0, at the
+	// address where the gateway has accepted the session.
+	Listen(first, last uint16) (DataListener, error)
+	// Dial connects to a port of the client's own address.
+	Dial(ctx context.Context, port uint16) (DataConn, error)
+	// DialBackend connects to a port of the session's own backend server,
+	// whatever address that may name.
+	DialBackend(ctx context.Context, port uint16) (DataConn, error)
+	// Carry moves what comes from one connection to the other until it ends or
+	// breaks, passes that on as what it was, and closes both. over is called
+	// once it is known how it went: nil when all of it was delivered.
+	Carry(from, to DataConn, over func(error))
 }
 
 // A DataListener waits for one data connection.
 type DataListener interface {
 	io.Closer
-	Addr() netip.AddrPort
-	Accept(ctx context.Context) (net.Conn, error)
+	Port() uint16
+	// Accept returns the first connection that comes from the control
+	// connection's peer, and drops those that don't.
+	Accept(ctx context.Context) (DataConn, error)
+}
+
+// A DataConn is one side of a data connection.
+type DataConn interface {
+	// Secure shakes hands: as the TLS server with a client; with a backend as
+	// its client, where the control connection to it is in TLS, and else not
+	// at all. resumed says that a client came with a ticket of this session.
+	Secure(ctx context.Context) (resumed bool, err error)
+	// Abort ends the connection as one that was cut, at any time and from any
+	// goroutine.
+	Abort()
 }
 
 // How a dialogue can end badly. The gateway logs the error and counts its

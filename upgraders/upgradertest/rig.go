@@ -406,9 +406,11 @@ var _ upgraders.Data = noData{}
 
 var errNoData = errors.New("no data connections in memory")
 
-func (noData) Listen(context.Context, uint16, uint16) (upgraders.DataListener, error) {
+func (noData) Listen(uint16, uint16) (upgraders.DataListener, error) { return nil, errNoData }
+func (noData) Dial(context.Context, uint16) (upgraders.DataConn, error) {
 	return nil, errNoData
 }
-func (noData) Dial(context.Context, uint16) (net.Conn, error)        { return nil, errNoData }
-func (noData) DialBackend(context.Context, uint16) (net.Conn, error) { return nil, errNoData }
-func (noData) Secure(context.Context, net.Conn) (net.Conn, error)    { return nil, errNoData }
+func (noData) DialBackend(context.Context, uint16) (upgraders.DataConn, error) {
+	return nil, errNoData
+}
+func (noData) Carry(_, _ upgraders.DataConn, over func(error)) { over(errNoData) }
