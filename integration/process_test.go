@@ -40,6 +40,7 @@ var debian = map[string]string{
 	"script":         "bsdutils",
 	"ldapsearch":     "ldap-utils",
 	"ldapwhoami":     "ldap-utils",
+	"setpriv":        "util-linux",
 	"slapd":          "slapd",
 	"psql":           "postgresql-client",
 	"msmtp":          "msmtp",

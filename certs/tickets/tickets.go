@@ -10,8 +10,8 @@
 // store, such as the account key, would protect from nobody who has the store.
 // Who has both, store and file, can open tickets of the last seven days: he
 // learns the client certificates in them and can resume sessions in the
-// client's place, or in the gateway's, but reads nothing that was said, since
-// a resumption in TLS 1.3 makes new keys (RFC 8446, 2.2).
+// client's place, or in the gateway's, but reads nothing that was recorded,
+// since a resumption in TLS 1.3 makes new keys (RFC 8446, 2.2).
 //
 // The name of what is stored is derived from the file, too. Gateways whose
 // files differ do not disturb each other: each keeps a ring of its own, and

@@ -282,7 +282,7 @@ func (o *certsOptions) renew(cmd *cobra.Command, name string) error {
 
 // verdict says in a line what is there now.
 func (e *renewEvent) verdict(now time.Time) string {
-	key := "its key is new: publish its TLSA records anew, where there are any (certs show)"
+	key := "its key is new, and so are its TLSA records (certs show)"
 	if e.KeyKept {
 		key = "its key is the old one, and so are its TLSA records"
 	}
