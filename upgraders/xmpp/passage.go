@@ -16,11 +16,11 @@ import (
 // left to take out of it.
 type passage struct {
 	variant
-	name     string // what the gateway calls itself
-	clear    bool   // the session is in cleartext, for good
-	auth     bool   // and may send a password
-	opening  []byte // what the backend is to hear first
-	versions bool   // of XMPP 1.0
+	name     string     // what the gateway calls itself
+	clear    bool       // the session is in cleartext, for good
+	auth     bool       // and may send a password
+	opening  []byte     // what the backend is to hear first
+	versions bool       // of XMPP 1.0
 	preview  *wire.Conn // the backend that was heard
 	heard    *answer
 	answered bool // the client has had a header
