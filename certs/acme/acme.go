@@ -92,6 +92,7 @@ type Authority struct {
 	engine     engine
 	challenges *challenges
 	now        func() time.Time
+	poll       time.Duration // of the store
 
 	mu      sync.Mutex
 	sources map[string]bool // names whose challenges are answered
@@ -102,7 +103,7 @@ func New(cfg Config) *Authority {
 	if cfg.Challenges == nil {
 		cfg.Challenges = []string{TLSALPN01, HTTP01}
 	}
-	a := &Authority{cfg: cfg, client: newClient(cfg), now: time.Now, sources: make(map[string]bool)}
+	a := &Authority{cfg: cfg, client: newClient(cfg), now: time.Now, poll: storePoll, sources: make(map[string]bool)}
 	a.challenges = &challenges{store: cfg.Store, now: func() time.Time { return a.now() }}
 	a.engine = newEngine(cfg, a.client, a.challenges)
 	return a

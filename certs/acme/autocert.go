@@ -75,10 +75,15 @@ func (e *autocertEngine) obtain(ctx context.Context, o order) (chain [][]byte, e
 		m.HTTPHandler(nil) // else it would not try
 	}
 	hello := &tls.ClientHelloInfo{ServerName: o.names[0], CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256}}
-	if _, err := m.GetCertificate(hello); err != nil {
-		return nil, fmt.Errorf("%w: %w: write manager = \"advanced\"", ErrRefused, err)
-	}
+	refused := make(chan error, 1)
+	go func() { // the cache may end whoever asks it
+		if _, err := m.GetCertificate(hello); err != nil {
+			refused <- err
+		}
+	}()
 	select {
+	case err := <-refused:
+		return nil, fmt.Errorf("%w: %w: write manager = \"advanced\"", ErrRefused, err)
 	case <-v.ended:
 	case <-ctx.Done():
 	}
@@ -132,8 +137,8 @@ const (
 )
 
 // Get has the certificate that is about to expire, until the order is over.
-// Who asks then is the timer of the Manager's next try, which nothing else
-// stops.
+// Who asks then is, as a rule, the timer of the Manager's next try, which
+// nothing else stops.
 func (c *cache) Get(_ context.Context, key string) ([]byte, error) {
 	if strings.ContainsRune(key, '+') {
 		return nil, autocert.ErrCacheMiss

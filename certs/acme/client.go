@@ -30,7 +30,7 @@ var (
 // newClient returns the client that both engines talk to an authority with.
 func newClient(cfg Config) *http.Client {
 	return &http.Client{
-		Transport: &transport{directory: cfg.Directory, next: &http.Transport{
+		Transport: &transport{directory: cfg.Directory, timeout: requestTimeout, next: &http.Transport{
 			Proxy:                  http.ProxyFromEnvironment,
 			DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 			TLSHandshakeTimeout:    10 * time.Second,
@@ -54,6 +54,7 @@ func newClient(cfg Config) *http.Client {
 // server says.
 type transport struct {
 	directory string
+	timeout   time.Duration // of a request
 	next      http.RoundTripper
 }
 
@@ -69,7 +70,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" {
 		return nil, errCleartext
 	}
-	ctx, cancel := context.WithTimeoutCause(req.Context(), requestTimeout, errTooSlow)
+	ctx, cancel := context.WithTimeoutCause(req.Context(), t.timeout, errTooSlow)
 	defer cancel()
 	res, err := t.next.RoundTrip(req.WithContext(ctx))
 	if err == nil {

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	poll       = 5 * time.Second // of the store, for what other replicas obtained
+	storePoll  = 5 * time.Second // for what other replicas obtained
 	tryTimeout = 5 * time.Minute // of an order, from account to certificate
 
 	firstBackoff = time.Minute
@@ -91,6 +91,9 @@ func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
 	s.mu.Lock()
 	s.log = log
 	s.mu.Unlock()
+	if cert := s.current.Load(); cert != nil {
+		log.Info("certificate taken from the store", about(cert)...)
+	}
 	var said string // of the store
 	following := func() {}
 	defer func() { following() }()
@@ -115,7 +118,7 @@ func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
 		case <-ctx.Done():
 			return
 		case <-s.wake:
-		case <-time.After(poll):
+		case <-time.After(s.authority.poll):
 		}
 	}
 }
@@ -125,7 +128,7 @@ func (s *Source) wanted() bool {
 	now, due := s.authority.now(), s.due()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.unsaved != nil || !now.Before(due) && !now.Before(s.past.Next)
+	return s.unsaved != nil || !now.Before(due) && (!now.Before(s.past.Next) || s.past.ahead(now))
 }
 
 // ours returns the certificate if it is what was ordered.
@@ -180,7 +183,7 @@ func (s *Source) try(ctx context.Context, force bool) error {
 		return err
 	}
 	defer release()
-	unlock, err := s.authority.cfg.Store.Lock(ctx, s.slot.certificate())
+	unlock, err := s.lead(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			err = fmt.Errorf("%w: %w", ErrStore, err)
@@ -220,6 +223,22 @@ func (s *Source) try(ctx context.Context, force bool) error {
 	s.putHistory(ctx, h)
 	s.tidy(ctx)
 	return nil
+}
+
+// lead waits until this process is the one that may order the certificate, and
+// says so when that takes longer than an order.
+func (s *Source) lead(ctx context.Context) (unlock func(), err error) {
+	for said := false; ; said = true {
+		short, cancel := context.WithTimeout(ctx, tryTimeout+time.Minute)
+		unlock, err = s.authority.cfg.Store.Lock(short, s.slot.certificate())
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return unlock, err
+		}
+		if !said {
+			s.logger().Warn("another process holds the certificate's lock, and nobody renews it meanwhile; end that process if it hangs", "error", err)
+		}
+	}
 }
 
 // failed notes why a try failed, and when the next one is due.

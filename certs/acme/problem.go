@@ -13,7 +13,7 @@ import (
 
 // Why a try brought no certificate. Each error of a try is one of these.
 var (
-	ErrStore       = errors.New("the store cannot be written")
+	ErrStore       = errors.New("the store cannot be used")
 	ErrUnreachable = errors.New("the authority cannot be asked")
 	ErrLimited     = errors.New("the authority wants fewer orders")
 	ErrRefused     = errors.New("the authority refuses")

@@ -151,14 +151,18 @@ type history struct {
 }
 
 // history returns what the store knows. What cannot be read is none: the next
-// try will say why.
+// try will say why. So is what was written while the clock was wrong: it could
+// keep us waiting for years.
 func (s *Source) history(ctx context.Context) (h history) {
 	data, err := s.authority.cfg.Store.Get(ctx, s.slot.tries())
-	if err != nil || json.Unmarshal(data, &h) != nil {
+	if err != nil || json.Unmarshal(data, &h) != nil || h.ahead(s.authority.now()) {
 		return history{}
 	}
 	return h
 }
+
+// ahead reports whether a history was written by a clock that is ahead of ours.
+func (h *history) ahead(now time.Time) bool { return h.Last.After(now.Add(clockSkew)) }
 
 func (s *Source) putHistory(ctx context.Context, h history) error {
 	return putJSON(ctx, s.authority.cfg.Store, s.slot.tries(), h)
@@ -209,7 +213,7 @@ func (a *Authority) reserve(ctx context.Context, names []string) (takeBack func(
 			json.Unmarshal(data, &times) // garbage counts nothing
 		}
 		times = slices.DeleteFunc(times, func(t time.Time) bool {
-			return now.Sub(t) >= failureWindow || t.After(now) // the clock was wrong
+			return now.Sub(t) >= failureWindow || t.After(now.Add(clockSkew)) // the clock was wrong
 		})
 		if len(times) >= maxFailures {
 			return nil, &spent{name, times[len(times)-maxFailures].Add(failureWindow)}

@@ -156,7 +156,7 @@ func (s *Source) Load(ctx context.Context) error {
 func (s *Source) remember(h history) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !h.Last.After(s.past.Last) {
+	if !h.Last.After(s.past.Last) && !s.past.ahead(s.authority.now()) {
 		return
 	}
 	s.past, s.err = h, nil

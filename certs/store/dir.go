@@ -151,14 +151,25 @@ func (d *Dir) Lock(ctx context.Context, name string) (unlock func(), err error) 
 			f.Close()
 			return nil, d.explain("lock "+name, err)
 		case held:
+			sign(f)
 			return func() { f.Close() }, nil
 		}
 		select {
 		case <-ctx.Done():
+			holder, _ := io.ReadAll(io.LimitReader(f, 100))
 			f.Close()
-			return nil, fmt.Errorf("%s: another process holds the lock %s: %w", d, name, ctx.Err())
+			return nil, fmt.Errorf("%s: the lock %s is held (%q): %w", d, name, bytes.TrimSpace(holder), ctx.Err())
 		case <-time.After(wait):
 		}
+	}
+}
+
+// sign says in a lock who holds it, for people who wait. The lock is good
+// without.
+func sign(f *os.File) {
+	host, _ := os.Hostname()
+	if f.Truncate(0) == nil {
+		fmt.Fprintf(f, "process %d on %s\n", os.Getpid(), host)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -313,7 +314,7 @@ func TestLockOfTheDead(t *testing.T) {
 	begun(t, cmd, "held")
 	short, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := s.Lock(short, "held"); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Lock(short, "held"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d on ", cmd.Process.Pid)) {
 		t.Errorf("the lock of another process: %v", err)
 	}
 	if unlock, err := s.Lock(t.Context(), "another"); err != nil {
