@@ -21,7 +21,6 @@ var notYet = []struct {
 	{"certificate.key", "", "It is about acme: leave it out."},
 	{"certificate.key_type", "", "It is about acme: leave it out."},
 
-	{"listener", "ftp", ""},
 	{"listener", "http", ""},
 	{"listener", "web", ""},
 

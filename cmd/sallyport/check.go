@@ -33,6 +33,7 @@ keeps from clients what they need:
   imap   forbids plain logins; greets with PREAUTH
   pop3   forbids plain logins; offers XCLIENT
   sieve  forbids plain logins; offers XCLIENT
+  ftp    refuses logins without TLS, or to protect data in TLS
   nntp   takes the gateway for a peer; lets anyone post; forbids logins
   xmpp   wants TLS before it lets anyone log in; does not serve the host
   all    cannot be reached; waits for a PROXY header, or takes none; hides

@@ -37,6 +37,7 @@ type demoBackends struct {
 	drop    maildrop // the same messages, for POP3
 	scripts scriptBox
 	group   newsgroup
+	files   fileStore
 	seen    sightings
 }
 

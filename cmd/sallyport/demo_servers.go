@@ -93,6 +93,15 @@ func demoServers(b *demoBackends) []demoServer {
 				{listener: "nntp", how: "STARTTLS", name: demoName, play: visitNNTP},
 				{listener: "nntps", how: implicit, name: demoName, play: visitNNTPS},
 			}},
+		{backend: "files", serve: each(b.files.serve),
+			listeners: []demoListener{
+				{protocol: "ftp", name: "ftp", mode: starttls, port: "2121", more: `options { passive_ports = "0" }`},
+				{protocol: "ftp", name: "ftps", mode: implicit, port: "2990", more: `options { passive_ports = "0" }`},
+			},
+			visits: []visit{
+				{listener: "ftp", how: "AUTH TLS", name: demoName, play: visitFTP},
+				{listener: "ftps", how: implicit, name: demoName, play: visitFTPS},
+			}},
 		{backend: "directory", serve: each(serveLDAP),
 			listeners: []demoListener{
 				{protocol: "ldap", name: "ldap", mode: starttls, port: "2389"},

@@ -3,6 +3,7 @@ package all
 
 import (
 	"github.com/sallyport/sallyport/upgraders"
+	"github.com/sallyport/sallyport/upgraders/ftp"
 	"github.com/sallyport/sallyport/upgraders/imap"
 	"github.com/sallyport/sallyport/upgraders/irc"
 	"github.com/sallyport/sallyport/upgraders/ldap"
@@ -28,6 +29,7 @@ func Protocols() []*upgraders.Protocol {
 		pop3.Protocol(),
 		sieve.Protocol(),
 		nntp.Protocol(),
+		ftp.Protocol(),
 		ldap.Protocol(),
 		postgres.Protocol(),
 		mysql.Protocol(),
