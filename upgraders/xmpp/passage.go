@@ -1,11 +1,11 @@
 package xmpp
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 
 	"github.com/sallyport/sallyport/internal/wire"
@@ -33,6 +33,7 @@ type passage struct {
 	// Of the backend's stream.
 	toClient      []byte
 	depth         int
+	closed        bool
 	authenticated bool
 }
 
@@ -108,7 +109,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 		p.depth = 1
 	}
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
-	if err != nil && err != io.EOF && p.depth <= 1 {
+	if err != nil && err != io.EOF && p.depth <= 1 && !p.closed {
 		if words := lastWords(err); words != "" {
 			if p.depth == 0 {
 				words = p.header(p.name, "") + words
@@ -219,7 +220,7 @@ func (p *passage) down() error {
 			}
 			switch last, pass := p.leads(t); {
 			case t.local == "stream":
-				p.depth = 0
+				p.depth, p.closed = 0, false
 			case !pass:
 				if err := p.features(s); err != nil {
 					return orBroken(err)
@@ -238,6 +239,7 @@ func (p *passage) down() error {
 			p.depth++
 		case ends:
 			p.depth--
+			p.closed = p.depth == 0
 		}
 		p.toClient = append(p.toClient, raw...)
 		backend.Discard(len(raw))
@@ -294,13 +296,8 @@ func (p *passage) flush() (err error) {
 
 // orBroken makes what is wrong with a backend's words the backend's fault.
 func orBroken(err error) error {
-	if upgraders.Reason(err) != "" && !errors.Is(err, upgraders.ErrBackend) {
-		for _, ours := range []error{wire.ErrIdle, wire.ErrShutdown, wire.ErrStalled} {
-			if errors.Is(err, ours) {
-				return err
-			}
-		}
-		return broken(cmp.Or(err.Error(), "no XMPP"))
+	if upgraders.Reason(err) == "" || errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
 	}
-	return err
+	return broken(err.Error())
 }

@@ -294,7 +294,7 @@ var entities = map[string]rune{"amp": '&', "lt": '<', "gt": '>', "quot": '"', "a
 // unescape resolves the references that XMPP has (RFC 6120, 11.1): those that
 // XML itself defines, and no others.
 func unescape(b []byte) (string, error) {
-	if !utf8.Valid(b) {
+	if !isText(b) {
 		return "", errMalformed
 	}
 	var out strings.Builder
@@ -302,9 +302,6 @@ func unescape(b []byte) (string, error) {
 		i := strings.IndexByte(s, '&')
 		if i < 0 {
 			i = len(s)
-		}
-		if strings.ContainsFunc(s[:i], func(r rune) bool { return !isChar(r) }) {
-			return "", errMalformed
 		}
 		out.WriteString(s[:i])
 		if s = s[i:]; s == "" {
@@ -331,6 +328,10 @@ func unescape(b []byte) (string, error) {
 		s = rest
 	}
 	return out.String(), nil
+}
+
+func isText(b []byte) bool {
+	return utf8.Valid(b) && !bytes.ContainsFunc(b, func(r rune) bool { return !isChar(r) })
 }
 
 // isChar is the production Char of XML 1.0.
@@ -368,6 +369,9 @@ func parseElement(raw []byte) (*node, error) {
 			return nil, err
 		}
 		in, piece := open[len(open)-1], raw[at:at+n]
+		if in == root && k != starts && k != empty {
+			return nil, errMalformed
+		}
 		switch k {
 		case starts, empty:
 			t, err := parseTag(piece)
@@ -381,7 +385,7 @@ func parseElement(raw []byte) (*node, error) {
 			}
 		case ends:
 			t, err := parseTag(piece)
-			if err != nil || len(open) == 1 || t.prefix != in.prefix || t.local != in.local {
+			if err != nil || t.prefix != in.prefix || t.local != in.local {
 				return nil, cmp.Or(err, errMalformed)
 			}
 			in.to = at + n
@@ -391,9 +395,12 @@ func parseElement(raw []byte) (*node, error) {
 			if err != nil {
 				return nil, err
 			}
+			if bytes.Contains(piece, []byte("]]>")) {
+				return nil, errMalformed
+			}
 			in.text += t
 		case cdata:
-			if !utf8.Valid(piece) {
+			if !isText(piece) {
 				return nil, errMalformed
 			}
 			in.text += string(piece[len(markCDATA) : n-len("]]>")])

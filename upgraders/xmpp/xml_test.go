@@ -1,7 +1,10 @@
 package xmpp
 
 import (
+	"bytes"
+	"encoding/xml"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -75,39 +78,108 @@ func TestParseElement(t *testing.T) {
 		t.Errorf("children: %+v", e.children)
 	}
 	for in, want := range map[string]error{
-		"<a></b>":              errMalformed,
-		"<a></s:a>":            errMalformed,
-		"<a>":                  errMalformed,
-		"<a/><b/>":             errMalformed,
-		"<a b='1'c='2'/>":      errMalformed,
-		"<a b/>":               errMalformed,
-		"<a b=1/>":             errMalformed,
-		"<a b='1' b='2'/>":     errMalformed,
-		"<a b='1/>":            errMalformed,
-		"<1a/>":                errMalformed,
-		"<a:b:c/>":             errMalformed,
-		"<:a/>":                errMalformed,
-		"</a>":                 errMalformed,
-		"<a></a b='1'>":        errMalformed,
-		"<a/ >":                errMalformed,
-		"<a></a/>":             errMalformed,
-		"<a>\x01</a>":          errMalformed,
-		"<a>\xff</a>":          errMalformed,
-		"<a>&#0;</a>":          errMalformed,
-		"<a>&#xD800;</a>":      errMalformed,
-		"<a>&#x110000;</a>":    errMalformed,
-		"<a>&#;</a>":           errMalformed,
-		"<a>&amp</a>":          errMalformed,
-		"<a>&lol;</a>":         errRestricted,
-		"<a b='&xxe;'/>":       errRestricted,
-		"<a><!-- --></a>":      errRestricted,
-		"<a><?xml v='1'?></a>": errMalformed,
+		"<a></b>":                 errMalformed,
+		"<a></s:a>":               errMalformed,
+		"<a>":                     errMalformed,
+		"a<a/>":                   errMalformed,
+		"<a/><b/>":                errMalformed,
+		"<a b='1'c='2'/>":         errMalformed,
+		"<a b/>":                  errMalformed,
+		"<a b=1/>":                errMalformed,
+		"<a b='1' b='2'/>":        errMalformed,
+		"<a b='1/>":               errMalformed,
+		"<1a/>":                   errMalformed,
+		"<a:b:c/>":                errMalformed,
+		"<:a/>":                   errMalformed,
+		"</a>":                    errMalformed,
+		"<a></a b='1'>":           errMalformed,
+		"<a/ >":                   errMalformed,
+		"<a></a/>":                errMalformed,
+		"<a>]]></a>":              errMalformed,
+		"<a><![CDATA[\x00]]></a>": errMalformed,
+		"<a>\x01</a>":             errMalformed,
+		"<a>\xff</a>":             errMalformed,
+		"<a>&#0;</a>":             errMalformed,
+		"<a>&#xD800;</a>":         errMalformed,
+		"<a>&#x110000;</a>":       errMalformed,
+		"<a>&#;</a>":              errMalformed,
+		"<a>&amp</a>":             errMalformed,
+		"<a>&lol;</a>":            errRestricted,
+		"<a b='&xxe;'/>":          errRestricted,
+		"<a><!-- --></a>":         errRestricted,
+		"<a><?xml v='1'?></a>":    errMalformed,
 		strings.Repeat("<a>", 65) + strings.Repeat("</a>", 65): wire.ErrTooLong,
 	} {
 		if _, err := parseElement([]byte(in)); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", in, err, want)
 		}
 	}
+}
+
+// shape writes down which elements stand in which, as encoding/xml sees them.
+func shape(raw []byte) (string, error) {
+	var b strings.Builder
+	for d := xml.NewDecoder(bytes.NewReader(raw)); ; {
+		token, err := d.RawToken()
+		if err == io.EOF {
+			return b.String(), nil
+		}
+		if err != nil {
+			return "", err
+		}
+		switch e := token.(type) {
+		case xml.StartElement:
+			b.WriteString("<" + e.Name.Local)
+		case xml.EndElement:
+			b.WriteString(">")
+		}
+	}
+}
+
+func (n *node) shape() string {
+	var b strings.Builder
+	b.WriteString("<" + n.local)
+	for _, c := range n.children {
+		b.WriteString(c.shape())
+	}
+	return b.String() + ">"
+}
+
+// What is taken for an element is one for another parser, too, and has the same
+// elements in it: else something could be hidden from the one that the other
+// finds. What is taken out of it leaves the rest as it was.
+func FuzzElement(f *testing.F) {
+	for _, seed := range []string{
+		features(mustTLS, mechanisms)[len(serverHeader):], "<a b='>' c=\"/\"><![CDATA[</a>]]><b/ ></a>", "<a>&amp;&#60;b>&#x3c;</a>", "<a:b xmlns:a='x'></a:b>",
+		"<f><mechanism>X-PLUS</mechanism><mechanisms><mechanism>EXTERNAL</mechanism></mechanisms><fast/></f>", "<a><b></a></b>",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		e, err := parseElement(raw)
+		if err != nil || bytes.ContainsFunc(raw, func(r rune) bool { return r >= 0x80 }) {
+			return // which letters names have is not looked at
+		}
+		want, err := shape(raw)
+		if err != nil || e.shape() != want {
+			t.Fatalf("%q: %s, for encoding/xml %s, %v", raw, e.shape(), want, err)
+		}
+		for _, o := range []offer{{}, {binding: true}, {clear: true}, {clear: true, auth: true}} {
+			kept := o.rewrite(raw, e)
+			rest, err := parseElement(kept)
+			if err != nil {
+				t.Fatalf("%q became %q: %v", raw, kept, err)
+			}
+			o.walk(rest, func(n *node) { t.Errorf("%q kept %q", raw, kept[n.from:n.to]) })
+			if again := o.rewrite(kept, rest); !bytes.Equal(again, kept) {
+				t.Errorf("%q became %q, then %q", raw, kept, again)
+			}
+			inserted := insert(kept, withTLS)
+			if x, err := parseElement(inserted); err != nil || len(x.children) != len(rest.children)+1 || x.children[0].local != "starttls" {
+				t.Errorf("%q became %q: %v", kept, inserted, err)
+			}
+		}
+	})
 }
 
 // A host is a name of DNS, in letters of ASCII; no other text is one, so that
