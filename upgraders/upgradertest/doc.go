@@ -33,6 +33,8 @@
 //	backend first            the backend greets before the gateway can, so it is always
 //	                         dialled; what shows B none elsewhere then shows B closed,
 //	                         and no word to the backend
+//	page PATH=TEXT           what the gateway's own pages show there (web); such a
+//	                         listener has no backend, and serves in either mode
 //
 // Then what happens, in order; C is the client, B the backend:
 //

@@ -104,6 +104,9 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 		Policy:       s.policy, TLS: &gateway.TLS{},
 		Routes: []*gateway.Route{{Host: s.hosts, Backend: backend}},
 	}
+	if p.Pages {
+		listener.Mode, listener.Routes, listener.Pages = gateway.Auto, nil, s
+	}
 	st.gw = gateway.New(gateway.Options{Logger: slog.New(st.log), Metrics: gateway.NewMetrics(st.figures)})
 	if err := st.gw.Apply(&gateway.Config{Listeners: []*gateway.Listener{listener}, Backends: []*gateway.Backend{backend}}); err != nil {
 		return st, err

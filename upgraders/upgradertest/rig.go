@@ -45,7 +45,7 @@ func newRig(s *script, p *upgraders.Protocol) (*rig, error) {
 	}
 	r := &rig{
 		s: s, p: p, u: u,
-		listener: upgraders.Listener{Name: "scripted", Hostname: s.hostname, Cleartext: s.cleartext, CleartextAuth: s.authInCleartext(p)},
+		listener: upgraders.Listener{Name: "scripted", Hostname: s.hostname, Cleartext: s.cleartext || p.Pages, CleartextAuth: s.authInCleartext(p)},
 		canTLS:   !s.noCertificate,
 		caps:     s.caps,
 	}

@@ -53,14 +53,17 @@ func perform(s *script, p *upgraders.Protocol, ca *authority) error {
 	return nil
 }
 
-// The standard set: without these no protocol is done, and each must show what
-// its name says.
-var standard = []struct {
+// A demand is a script that a protocol must have, and what it must show.
+type demand struct {
 	suffix   string
 	implicit bool // demanded of protocols that know implicit TLS only, too
 	shows    string
 	ok       func(*script) bool
-}{
+}
+
+// The standard set: without these no protocol is done, and each must show what
+// its name says.
+var standard = []demand{
 	{"starttls", false, "`tls` in mode starttls, and a backend that is joined", func(s *script) bool {
 		return s.mode == gateway.StartTLS && s.has("tls") && s.touchesBackend()
 	}},
@@ -87,11 +90,29 @@ var standard = []struct {
 	{"backend-down", true, "`backend down` and `closed`", func(s *script) bool { return s.backendDown && s.has("closed") }},
 }
 
+// The standard set of a protocol whose pages are the gateway's own. Nobody asks
+// for TLS in it, so that nothing can be injected, and there is no backend.
+var standardPages = []demand{
+	{"implicit", true, "an answer inside `tls`, in mode implicit", func(s *script) bool {
+		return s.mode == gateway.Implicit && s.has("tls") && s.has("C<")
+	}},
+	{"cleartext", true, "an answer without `tls`", func(s *script) bool { return !s.has("tls") && s.has("C<") }},
+	{"too-long", true, "`closed` and `error too_long`", func(s *script) bool { return s.has("closed") && s.ends() == "too_long" }},
+	{"budget", true, "`closed` and `error budget`", func(s *script) bool { return s.has("closed") && s.ends() == "budget" }},
+	{"garbage", true, "`closed` and an `error`", func(s *script) bool { return s.has("closed") && s.ends() != "" }},
+	{"early-eof", true, "`eof` and `closed`", func(s *script) bool { return s.has("eof") && s.has("closed") }},
+	{"slow", true, "`closed` and `error timeout`", func(s *script) bool { return s.has("closed") && s.ends() == "timeout" }},
+}
+
 // missing lists what of the standard set isn't there, or is there in name
 // only.
 func missing(scripts []*script, p *upgraders.Protocol) []error {
 	var errs []error
-	for _, want := range standard {
+	demands := standard
+	if p.Pages {
+		demands = standardPages
+	}
+	for _, want := range demands {
 		switch {
 		case p.Keyword == "" && !want.implicit,
 			want.suffix == "http-verb" && slices.Contains(p.ALPN, "http/1.1"): // it is HTTP

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/hex"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -35,7 +37,8 @@ type script struct {
 	caps          upgraders.Capabilities
 	policy        *gateway.Policy
 	alpn          []string
-	hosts         []string // the only ones that the route takes
+	hosts         []string          // the only ones that the route takes
+	pages         map[string]string // by path
 	patience      time.Duration
 	steps         []step
 }
@@ -130,6 +133,7 @@ func parse(path, text string) (*script, error) {
 		hostname: serverName,
 		policy:   gateway.NewPolicy(),
 		patience: patience,
+		pages:    map[string]string{},
 	}
 	fail := func(line int, format string, args ...any) (*script, error) {
 		return nil, fmt.Errorf("%s:%d: %s", path, line, fmt.Sprintf(format, args...))
@@ -298,6 +302,8 @@ func (s *script) set(line int, raw string) error {
 		if value != "" {
 			s.caps = append(s.caps, value)
 		}
+	case key == "page" && strings.HasPrefix(name, "/"):
+		s.pages[name] = val
 	case key == "option":
 		s.options = append(s.options, setting{line, name, val})
 	case key == "policy":
@@ -326,6 +332,15 @@ func (s *script) setPolicy(name, value string) (err error) {
 		err = fmt.Errorf("no such policy: %q", name)
 	}
 	return err
+}
+
+// ServeHTTP implements http.Handler: the pages of the script.
+func (s *script) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if text, ok := s.pages[r.URL.Path]; ok {
+		io.WriteString(w, text)
+		return
+	}
+	w.WriteHeader(http.StatusNotFound)
 }
 
 // upgrader makes the protocol's upgrader with the script's options.

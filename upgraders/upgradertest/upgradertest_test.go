@@ -3,6 +3,7 @@ package upgradertest
 import (
 	"errors"
 	"fmt"
+	"github.com/sallyport/sallyport/gateway"
 	"net"
 	"strings"
 	"testing"
@@ -143,6 +144,18 @@ func TestStandardSet(t *testing.T) {
 	implicit.Keyword = ""
 	if errs := missing(nil, implicit); len(errs) != 4 {
 		t.Errorf("a protocol with implicit TLS only needs 4 scripts, not %v", errs)
+	}
+	pages := toyProtocol("")
+	pages.Keyword, pages.Pages = "", true
+	if errs := missing(nil, pages); len(errs) != len(standardPages) {
+		t.Errorf("%d of %d missing scripts of pages are named: %v", len(errs), len(standardPages), errs)
+	}
+	for _, want := range standardPages {
+		for _, mode := range []gateway.Mode{gateway.StartTLS, gateway.Implicit} {
+			if want.ok(&script{mode: mode, steps: []step{{op: "C>"}}}) {
+				t.Errorf("%s of pages: passes without showing %s", want.suffix, want.shows)
+			}
+		}
 	}
 	for _, s := range scripts {
 		for _, want := range standard {
