@@ -99,7 +99,11 @@ func TestALPNOfOthers(t *testing.T) {
 		if p.Keyword == "" {
 			mode = ""
 		}
-		src += fmt.Sprintf("listener %q %q {\n  address = [\"127.0.0.1:0\"]\n%s  backend = backend.b\n}\n", p.Name, p.Name, mode)
+		route := "  backend = backend.b\n"
+		if p.Pages {
+			route = ""
+		}
+		src += fmt.Sprintf("listener %q %q {\n  address = [\"127.0.0.1:0\"]\n%s%s}\n", p.Name, p.Name, mode, route)
 	}
 	g, _ := running(t, src)
 	for _, p := range all.Protocols() {

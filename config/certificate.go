@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
+
 	"github.com/sallyport/sallyport/certs"
 )
 
@@ -23,8 +25,14 @@ type certificateBlock struct {
 
 func (b *certificateBlock) label() string { return string(b.Name.Value) }
 
-// certificate returns the source of a certificate, or nil.
-func (l *loader) certificate(b *certificateBlock) certs.Source {
+// certificate returns the sources of a certificate.
+func (l *loader) certificate(b *certificateBlock) []certs.Source {
+	one := func(src certs.Source) []certs.Source {
+		if src == nil {
+			return nil
+		}
+		return []certs.Source{src}
+	}
 	files := b.CertFile.written || b.KeyFile.written
 	origins := 0
 	for _, written := range []bool{files, b.SelfSigned.bad || b.SelfSigned.Value, b.ACME.written} {
@@ -32,18 +40,21 @@ func (l *loader) certificate(b *certificateBlock) certs.Source {
 			origins++
 		}
 	}
+	if origins > 0 && !b.ACME.written {
+		l.checkACMEOnly(b)
+	}
 	switch {
 	case origins != 1:
 		l.errorf(b.At, "Where does the certificate come from?", "Write cert_file and key_file, or self_signed = true, or acme = acme.name: one of them.")
 	case files:
-		return l.fileCertificate(b)
+		return one(l.fileCertificate(b))
 	case b.Names.bad:
 	case !b.Names.written:
 		l.errorf(b.At, "Missing names of the certificate", "Write what it is for: names = [\"mail.example.org\"].")
 	case b.SelfSigned.good():
-		return l.selfSigned(b)
+		return one(l.selfSigned(b))
 	case b.ACME.good():
-		l.checkIssued(b)
+		return l.issued(b)
 	}
 	return nil
 }
@@ -72,13 +83,13 @@ func (l *loader) fileCertificate(b *certificateBlock) certs.Source {
 	for _, w := range src.Warnings() {
 		l.warnf(b.CertFile.At, "Clients may refuse the certificate", "%s.", w)
 	}
-	l.warnExpiry(b, src)
+	l.warnExpiry(b.CertFile.At, src)
 	return src
 }
 
 // warnExpiry warns of a certificate that someone should have renewed by now:
 // in the last fourteen days, or of a short life in its last sixth.
-func (l *loader) warnExpiry(b *certificateBlock, src certs.Source) {
+func (l *loader) warnExpiry(at hcl.Range, src certs.Source) {
 	cert, err := src.Certificate()
 	if err != nil {
 		return
@@ -86,7 +97,7 @@ func (l *loader) warnExpiry(b *certificateBlock, src certs.Source) {
 	leaf := cert.Leaf
 	left := time.Until(leaf.NotAfter)
 	if soon := min(14*24*time.Hour, leaf.NotAfter.Sub(leaf.NotBefore)/6); left > 0 && left < soon {
-		l.warnf(b.CertFile.At, "The certificate expires soon", "It expires on %s: see that it is renewed.", leaf.NotAfter.UTC().Format(time.DateTime+" MST"))
+		l.warnf(at, "The certificate expires soon", "It expires on %s: see that it is renewed.", leaf.NotAfter.UTC().Format(time.DateTime+" MST"))
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/sallyport/sallyport/certs"
+	"github.com/sallyport/sallyport/certs/acme"
 	"github.com/sallyport/sallyport/gateway"
 	"github.com/sallyport/sallyport/upgraders/all"
 )
@@ -44,9 +45,12 @@ type Config struct {
 	State   string // directory for what must outlive a restart
 	Gateway *gateway.Config
 
-	// Sources holds every certificate, in the order of the files. Someone
-	// must keep them current, with a certs.Watcher.
+	// Sources holds every certificate, in the order of the files, with what
+	// files and stores hold of it. Someone must keep them current, with a
+	// certs.Watcher.
 	Sources []certs.Source
+
+	issuers issuers // who issues some of Sources
 
 	// Files are the paths whose change means a reload: configuration files,
 	// the directory they are in when it was given, what file() read, and the
@@ -113,7 +117,8 @@ func newLoader(opts Options) *loader {
 		hostname:  os.Hostname,
 		protocols: all.Protocols(),
 		scope:     make(scope),
-		sources:   make(map[*certificateBlock]certs.Source),
+		sources:   make(map[*certificateBlock][]certs.Source),
+		issuers:   make(map[*acmeBlock]*acme.Authority),
 		tls:       make(map[*tlsBlock]*gateway.TLS),
 		policies:  make(map[*policyBlock]*gateway.Policy),
 		backends:  make(map[*backendBlock]*gateway.Backend),

@@ -53,6 +53,12 @@ func (d *dumper) value(name string, v reflect.Value, depth int) {
 		}
 		d.line(depth, "%s: by default %v, covered %t", name, cert.Leaf.DNSNames, covered)
 		return
+	case *pages:
+		d.line(depth, "%s: of %d authorities and %d HTTPS listeners", name, len(x.issuers), len(x.https))
+		return
+	case issuers:
+		d.line(depth, "%s: of %d authorities", name, len(x))
+		return
 	case certs.Source:
 		d.line(depth, "%s: %s %v", name, x.Name(), x.Names())
 		return

@@ -55,6 +55,9 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 	if p == nil {
 		return nil
 	}
+	if p.Pages {
+		return l.web(b, p)
+	}
 	g := &gateway.Listener{
 		Name:          string(b.Name.Value),
 		Protocol:      p,
@@ -90,13 +93,23 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 	return g
 }
 
-func (l *loader) protocolOf(b *listenerBlock) *upgraders.Protocol {
-	name := b.Protocol.Value
-	var names []string
+// lookup returns the protocol of a name, or nil.
+func (l *loader) lookup(name string) *upgraders.Protocol {
 	for _, p := range l.protocols {
 		if p.Name == name {
 			return p
 		}
+	}
+	return nil
+}
+
+func (l *loader) protocolOf(b *listenerBlock) *upgraders.Protocol {
+	name := b.Protocol.Value
+	if p := l.lookup(name); p != nil {
+		return p
+	}
+	var names []string
+	for _, p := range l.protocols {
 		names = append(names, p.Name)
 	}
 	if l.refuseNotYet("listener", cty.StringVal(name), b.Protocol.At) {
@@ -235,16 +248,19 @@ func (b *optionsBlock) named(text string) hcl.Range {
 	return b.At
 }
 
-func (l *loader) certificates(b *listenerBlock, hostname string) *certs.Set {
-	chosen := l.root.Certificates
+// chosen returns the certificates of a listener.
+func (l *loader) chosen(b *listenerBlock) []*certificateBlock {
 	if b.Certs.good() {
-		chosen = b.Certs.Value
+		return b.Certs.Value
 	}
+	return l.root.Certificates
+}
+
+func (l *loader) certificates(b *listenerBlock, hostname string) *certs.Set {
+	chosen := l.chosen(b)
 	var sources []certs.Source
 	for _, c := range chosen {
-		if src := l.sources[c]; src != nil {
-			sources = append(sources, src)
-		}
+		sources = append(sources, l.sources[c]...)
 	}
 	if len(chosen) == 0 {
 		l.errorf(b.At, "No certificate", "Without one there is no TLS: write certificate \"mail\" { … } with cert_file and key_file.")

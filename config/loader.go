@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 
 	"github.com/sallyport/sallyport/certs"
+	"github.com/sallyport/sallyport/certs/acme"
 	"github.com/sallyport/sallyport/gateway"
 	"github.com/sallyport/sallyport/upgraders"
 )
@@ -56,7 +57,8 @@ type loader struct {
 	evalContext *hcl.EvalContext
 
 	// What was made of blocks.
-	sources  map[*certificateBlock]certs.Source
+	sources  map[*certificateBlock][]certs.Source
+	issuers  map[*acmeBlock]*acme.Authority // of those in use
 	tls      map[*tlsBlock]*gateway.TLS
 	policies map[*policyBlock]*gateway.Policy
 	backends map[*backendBlock]*gateway.Backend
@@ -245,10 +247,8 @@ func (l *loader) config() *Config {
 		l.checkACME(b)
 	}
 	for _, b := range l.root.Certificates {
-		if src := l.certificate(b); src != nil {
-			l.sources[b] = src
-			cfg.Sources = append(cfg.Sources, src)
-		}
+		l.sources[b] = l.certificate(b)
+		cfg.Sources = append(cfg.Sources, l.sources[b]...)
 	}
 	for _, b := range l.root.TLS {
 		l.tls[b] = l.tlsSettings(b)
@@ -267,6 +267,14 @@ func (l *loader) config() *Config {
 			cfg.Gateway.Listeners = append(cfg.Gateway.Listeners, g)
 		}
 	}
+	for _, b := range l.root.ACME {
+		if a := l.issuers[b]; a != nil {
+			cfg.issuers = append(cfg.issuers, a)
+			l.checkAnswers(b)
+		}
+	}
+	l.warnTwoAuthorities()
+	answer(cfg.Gateway.Listeners, cfg.issuers)
 	l.checkAddresses()
 	l.warnOpossum(listeners)
 	l.warnUnused()

@@ -15,14 +15,8 @@ var notYet = []struct {
 	value   string // of the attribute or label; "": whatever it is
 	instead string
 }{
-	{"acme", "", "Have another program renew the certificate, and write cert_file and key_file: they are read again when they change."},
-	{"certificate.acme", "", "Write cert_file and key_file, or self_signed = true."},
-	{"certificate.bootstrap", "", "It is about acme: leave it out."},
-	{"certificate.key", "", "It is about acme: leave it out."},
-	{"certificate.key_type", "", "It is about acme: leave it out."},
 
 	{"listener", "http", ""},
-	{"listener", "web", ""},
 
 	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},
 

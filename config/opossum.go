@@ -16,7 +16,7 @@ func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
 	var pairs []string
 	var first *listenerBlock
 	for i, a := range l.root.Listeners {
-		if ga := listeners[a]; ga != nil && ga.Mode == gateway.Auto && a.Opossum.Value != "accepted" {
+		if ga := listeners[a]; ga != nil && ga.Mode == gateway.Auto && !ga.Protocol.Pages && a.Opossum.Value != "accepted" {
 			if first == nil {
 				first = a
 			}
@@ -24,7 +24,7 @@ func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
 		}
 		for _, b := range l.root.Listeners[i+1:] {
 			ga, gb := listeners[a], listeners[b]
-			if ga == nil || gb == nil || ga.Protocol != gb.Protocol || !l.shareCertificate(a, b) {
+			if ga == nil || gb == nil || ga.Protocol != gb.Protocol || ga.Protocol.Pages || !l.shareCertificate(a, b) {
 				continue
 			}
 			if ga.Mode == gb.Mode || ga.Mode == "" || gb.Mode == "" {
@@ -45,11 +45,5 @@ func (l *loader) warnOpossum(listeners map[*listenerBlock]*gateway.Listener) {
 }
 
 func (l *loader) shareCertificate(a, b *listenerBlock) bool {
-	of := func(b *listenerBlock) []*certificateBlock {
-		if b.Certs.written {
-			return b.Certs.Value
-		}
-		return l.root.Certificates
-	}
-	return slices.ContainsFunc(of(a), func(c *certificateBlock) bool { return slices.Contains(of(b), c) })
+	return slices.ContainsFunc(l.chosen(a), func(c *certificateBlock) bool { return slices.Contains(l.chosen(b), c) })
 }

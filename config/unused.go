@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -46,10 +47,26 @@ func (l *loader) warnUnused() {
 	}
 }
 
+// expected reports whether a listener has a certificate for a name that only
+// isn't issued yet.
+func (l *loader) expected(b *listenerBlock, name string) bool {
+	for _, c := range l.chosen(b) {
+		for _, src := range l.sources[c] {
+			if _, err := src.Certificate(); err == nil {
+				continue
+			}
+			if slices.ContainsFunc(src.Names(), func(n string) bool { return sni(strings.ToLower(n)).covers(sni(strings.ToLower(name))) }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // warnUncovered warns of a hostname that is not in any certificate of its
 // listener: clients connect by that name, and refuse what does not have it.
 func (l *loader) warnUncovered(b *listenerBlock, g *gateway.Listener) {
-	if !b.Hostname.good() {
+	if !b.Hostname.good() || l.expected(b, g.Hostname) {
 		return
 	}
 	_, covered, err := g.Certificates.Certificate(&tls.ClientHelloInfo{ServerName: g.Hostname})

@@ -2,9 +2,14 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/sallyport/sallyport/certs"
+	"github.com/sallyport/sallyport/certs/acme"
 	"github.com/sallyport/sallyport/config"
 )
 
@@ -20,8 +25,9 @@ func checkCommand() *cobra.Command {
 		Short: "Find every mistake in a configuration, each with its source line",
 		Long: `Check loads a configuration as run would, certificates and all, and starts
 nothing. Everything that is wrong (errors) or doubtful (warnings) is shown at
-once, each with the line it is about and what to write instead. The last line
-sums up.
+once, each with the line it is about and what to write instead. Of certificates
+that an authority issues it tells what the store holds; it makes nothing there,
+and asks no authority. The last line sums up.
 
 With --live it then asks each server of each backend what only the server
 knows. It connects exactly as a session of a client from 192.0.2.1 in TLS would
@@ -79,6 +85,7 @@ error (with --strict: or there are warnings), 2 the command line is wrong.`,
 				fmt.Fprintf(out, "%s: %s\n", path, sum(errors, warnings))
 				return errFailed
 			}
+			writeIssued(out, cfg.Sources)
 			fmt.Fprintf(out, "%s: valid, %s and %s%s", path,
 				plural(len(cfg.Gateway.Listeners), "listener"), plural(len(cfg.Gateway.Backends), "backend"), asked)
 			if warnings > 0 {
@@ -93,6 +100,23 @@ error (with --strict: or there are warnings), 2 the command line is wrong.`,
 	cmd.Flags().BoolVar(&strict, "strict", false, "fail on warnings, too")
 	cmd.Flags().BoolVar(&live, "live", false, "ask the servers of all backends what they grant and refuse")
 	return cmd
+}
+
+// writeIssued tells of certificates that an authority issues what the store
+// holds of them.
+func writeIssued(w io.Writer, sources []certs.Source) {
+	for _, src := range sources {
+		issued, ok := src.(*acme.Source)
+		if !ok {
+			continue
+		}
+		st := issued.Status()
+		state := "not issued yet"
+		if st.Certificate != nil && !st.StandIn {
+			state = "until " + st.Certificate.Leaf.NotAfter.UTC().Format(time.DateTime+" MST")
+		}
+		fmt.Fprintf(w, "certificate %s: %s, by acme %q (%s)\n", src.Name(), state, st.Authority, strings.Join(st.Names, ", "))
+	}
 }
 
 // count sums up diagnostics: "2 errors, 1 warning".

@@ -25,7 +25,8 @@ new configuration is wrong, the old one stays in use and the log says what is
 wrong with the new. Everything can change this way but the state directory,
 which needs a restart. With --watch the same happens by itself when a file of
 the configuration changes; a Kubernetes ConfigMap is such a file. Certificates
-are always watched.
+are always watched: files are read again when they change, and what an authority
+issues (ACME) is ordered, renewed and served without a reload.
 
 SIGTERM and SIGINT stop accepting, fail /readyz, and let sessions end by
 themselves, for as long as the drain_timeout of their policy. A second SIGTERM

@@ -16,6 +16,7 @@ import (
 	"github.com/sallyport/sallyport/upgraders/smtp"
 	"github.com/sallyport/sallyport/upgraders/tcp"
 	"github.com/sallyport/sallyport/upgraders/telnet"
+	"github.com/sallyport/sallyport/upgraders/web"
 	"github.com/sallyport/sallyport/upgraders/xmpp"
 )
 
@@ -38,6 +39,7 @@ func Protocols() []*upgraders.Protocol {
 		irc.Protocol(),
 		telnet.Protocol(),
 		tcp.Protocol(),
+		web.Protocol(),
 	}
 }
 
