@@ -65,7 +65,7 @@ func (e *advancedEngine) obtain(ctx context.Context, o order) (chain [][]byte, e
 	c := &acmez.Client{
 		Client: &acme.Client{
 			Directory:    w.url,
-			HTTPClient:   &http.Client{Transport: w, CheckRedirect: e.client.CheckRedirect},
+			HTTPClient:   &http.Client{Transport: w},
 			UserAgent:    "sallyport",
 			PollInterval: 500 * time.Millisecond,
 		},
@@ -185,7 +185,7 @@ func (a *Authority) Revoke(ctx context.Context, cert *tls.Certificate, reason in
 	}
 	c := &acme.Client{
 		Directory:  w.url,
-		HTTPClient: &http.Client{Transport: w, CheckRedirect: a.client.CheckRedirect},
+		HTTPClient: &http.Client{Transport: w},
 		UserAgent:  "sallyport",
 	}
 	if err := c.RevokeCertificate(ctx, acme.Account{}, cert.Leaf, cert.PrivateKey.(crypto.Signer), reason); err != nil {

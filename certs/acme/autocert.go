@@ -62,7 +62,7 @@ func (e *autocertEngine) obtain(ctx context.Context, o order) (chain [][]byte, e
 		Email:       e.cfg.Email,
 		Client: &acme.Client{
 			Key:          o.account,
-			HTTPClient:   &http.Client{Transport: v, CheckRedirect: e.client.CheckRedirect},
+			HTTPClient:   &http.Client{Transport: v},
 			DirectoryURL: e.cfg.Directory,
 			UserAgent:    "sallyport",
 			RetryBackoff: backoff,
@@ -212,7 +212,7 @@ type overseer struct {
 	newOrder string          // URLs
 	proofs   map[string]bool // of challenges
 	ordered  bool
-	accepted bool   // the authority was asked to verify
+	accepted bool   // the authority was asked to verify, and has not said yet
 	chain    []byte // PEM
 	err      error  // the last one
 }
@@ -319,7 +319,7 @@ func (v *overseer) hear(req *http.Request, res *http.Response) error {
 	return nil
 }
 
-// authorization leaves the one kind of challenge in an authorization, and keeps
+// authorization has the Manager see the one kind of challenge alone, and keeps
 // why it failed (RFC 8555, 7.1.4 and 8).
 func (v *overseer) authorization(res *http.Response, body []byte, status string, id ident, offered []json.RawMessage) error {
 	var kinds []string
@@ -346,9 +346,17 @@ func (v *overseer) authorization(res *http.Response, body []byte, status string,
 			v.proofs[c.URL] = true
 		}
 	}
-	if status != acme.StatusPending {
-		return nil
+	switch status {
+	case acme.StatusValid:
+		v.accepted = false
+	case acme.StatusPending:
+		return v.filter(res, body, left, kinds, id)
 	}
+	return nil
+}
+
+// filter leaves some of the challenges in an authorization.
+func (v *overseer) filter(res *http.Response, body []byte, left []json.RawMessage, kinds []string, id ident) error {
 	if len(left) == 0 {
 		return fmt.Errorf("%w: for %s it offers %s: correct challenges", errNotOffered, clean(id.Value), clean(strings.Join(kinds, ", ")))
 	}
@@ -379,7 +387,7 @@ func (v *overseer) result() (chain [][]byte, err error) {
 		chain = append(chain, block.Bytes)
 	}
 	switch {
-	case chain != nil:
+	case v.chain != nil:
 		return chain, nil
 	case v.err != nil:
 		return nil, v.err

@@ -17,13 +17,13 @@ import (
 const (
 	maxBody        = 1 << 20          // of a response
 	requestTimeout = 30 * time.Second // of a request with its whole response
-	maxRedirects   = 3
 )
 
 var (
 	errTooLong   = errors.New("it answers with more than 1 MiB: is directory the URL of an ACME directory?")
 	errTooSlow   = errors.New("it takes longer than " + requestTimeout.String() + " to answer: try another time, or another authority")
 	errNoJSON    = errors.New("is directory the URL of an ACME directory?")
+	errElsewhere = errors.New("it redirects")
 	errCleartext = errors.New("without https everybody on the way could order certificates: correct the directory's URL (RFC 8555, 6.1)")
 )
 
@@ -40,12 +40,6 @@ func newClient(cfg Config) *http.Client {
 			IdleConnTimeout:        10 * time.Second,
 			ForceAttemptHTTP2:      true,
 		}},
-		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
-			if len(via) > maxRedirects {
-				return fmt.Errorf("more than %d redirects", maxRedirects)
-			}
-			return nil
-		},
 	}
 }
 
@@ -97,6 +91,9 @@ func (t *transport) check(req *http.Request, res *http.Response, body []byte) er
 	switch {
 	case len(body) > maxBody:
 		return errTooLong
+	case res.StatusCode >= 300 && res.StatusCode < 400 && res.Header.Get("Location") != "":
+		// A request is signed for one URL (RFC 8555, 6.4).
+		return fmt.Errorf("%w to %s: if that is where it has gone, write it as directory", errElsewhere, clean(res.Header.Get("Location")))
 	case res.StatusCode >= 300 || len(body) == 0 && req.URL.String() != t.directory:
 		return nil
 	case kind == "application/pem-certificate-chain":
