@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -216,11 +217,22 @@ func (p *passage) begin(c *command) bool {
 	}
 	private := p.private
 	p.transfers.Go(func() {
+		defer p.caught(ch)
 		if err := p.carry(ch, c.up, private); err != nil && ch.end(err) {
 			p.fail(err)
 		}
 	})
 	return true
+}
+
+// caught keeps a panic for converse: it ends this session, and no other.
+func (p *passage) caught(ch *channel) {
+	if r := recover(); r != nil {
+		ch.end(errCut)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.panicked = fmt.Errorf("%v\n%s", r, debug.Stack())
+	}
 }
 
 // carry opens what is missing of a channel and moves the data. An error is for

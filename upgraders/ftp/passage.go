@@ -53,6 +53,7 @@ type passage struct {
 	mu        sync.Mutex
 	channel   *channel // what PASV, EPSV, PORT or EPRT has prepared
 	moaned    bool     // the log has heard of a data connection that failed
+	panicked  error    // while it carried data
 }
 
 // A command that the backend has to answer.
@@ -102,6 +103,9 @@ func (p *passage) converse(ctx context.Context, link *upgraders.Link) error {
 	}
 	p.prepare(nil)
 	p.transfers.Wait()
+	if p.panicked != nil {
+		panic(p.panicked)
+	}
 	if err != nil && err != io.EOF && !p.halved {
 		if words := partings.To(err); words != "" {
 			say(link.Client, words)

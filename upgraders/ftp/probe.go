@@ -76,6 +76,10 @@ func request(_ context.Context, backend *wire.Conn, _ string) error {
 	if err == nil && n != 220 {
 		err = fmt.Errorf("%w: %s", upgraders.ErrNotOffered, clip(greeting[0]))
 	}
+	if err == nil && backend.Pipelined() {
+		// It would be taken for the answer to AUTH.
+		err = fmt.Errorf("%w: it speaks without being asked", upgraders.ErrBackend)
+	}
 	if err != nil {
 		return err
 	}

@@ -120,15 +120,8 @@ func hostPort(text string) (netip.AddrPort, bool) {
 // interest: it is the backend's, or a lie (CVE-2020-8284). RFC 1123, 4.1.2.6:
 // the numbers may stand anywhere, in parentheses or not.
 func passivePort(words string) uint16 {
-	for i := 3; i < len(words); i++ {
-		if !isDigit(words[i]) || isDigit(words[i-1]) {
-			continue
-		}
-		end := i
-		for end < len(words) && (isDigit(words[end]) || words[end] == ',') {
-			end++
-		}
-		if at, ok := hostPort(words[i:end]); ok {
+	for _, run := range strings.FieldsFunc(words, func(r rune) bool { return (r < '0' || r > '9') && r != ',' }) {
+		if at, ok := hostPort(strings.Trim(run, ",")); ok {
 			return at.Port()
 		}
 	}
