@@ -34,15 +34,15 @@ s2s_map = { %[5]s }
 %[6]s
 `
 
-// s2sMap is a module of Prosody's: where the servers of other hosts are.
+// s2sMap is a module of Prosody's: where the servers of other hosts are, and
+// whether TLS comes first there.
 const s2sMap = `module:set_global();
 local service, basic = require "net.resolvers.service", require "net.resolvers.basic";
-local map = module:get_option("s2s_map");
-local new = service.new;
-function service.new(host, ...)
-	local port = map[host];
-	if port then return basic.new("127.0.0.1", port, "tcp"); end
-	return new(host, ...);
+local map, direct = module:get_option("s2s_map"), module:get_option("s2s_direct");
+local nowhere = { next = function (self, found) found(nil); end };
+function service.new(host, name, kind, extra)
+	if not map[host] or (name == "xmpps-server") ~= (direct == true) then return nowhere; end
+	return basic.new("127.0.0.1", map[host], kind, extra);
 end
 `
 
@@ -283,21 +283,22 @@ func TestXMPPTools(t *testing.T) {
 }
 
 // Two servers that nobody here wrote talk by dialback: the far one asks the
-// gateway for TLS, and the near one, which has none, calls back to verify the key.
+// gateway for TLS, or begins with it, and the near one, which has none, calls back to verify the key.
 // A message crosses, and its answer. Controls: without TLS the gateway refuses
 // such a server, unless it may come in cleartext; then it does, and the id that
 // the key is made of is that of the near server's own stream.
 func TestXMPPDialback(t *testing.T) {
 	t.Parallel()
 	needSlixmpp(t)
-	for listener, want := range map[string]struct{ tls, security string }{
-		"servers":      {`"tls"`, "encrypted"},
-		"servers-open": {"", "cleartext"},
+	for listener, want := range map[string]struct{ tls, more, security string }{
+		"servers":      {`"tls"`, "", "encrypted"},
+		"servers-tls":  {`"tls"`, "s2s_direct = true", "encrypted"},
+		"servers-open": {"", "", "cleartext"},
 	} {
 		near, far := newProsody(t), newProsody(t)
 		near.start(t, "", "", map[string]string{"far.example.net": far.s2s}, "localhost")
 		g := talk(t, near)
-		far.start(t, want.tls, "", map[string]string{"localhost": g.addr(listener)}, "far.example.net")
+		far.start(t, want.tls, want.more, map[string]string{"localhost": g.addr(listener)}, "far.example.net")
 		_, c2s, _ := net.SplitHostPort(far.c2s)
 		client(t, "", "/usr/bin/python3", "-c", slixmppAcross, "127.0.0.1", c2s, g.port("xmpp"), password, lab.pki.ca).ok(t).
 			says(t, "alice heard from bob@far.example.net hello alice", "bob heard from alice@localhost hello bob")
