@@ -230,6 +230,11 @@ func (r *rig) tell(o *outcome) (told []byte, whole bool, err error) {
 	if whole && o.h.Converse != nil {
 		o.h.Converse(ctx, link)
 	}
+	if whole && o.h.Serve != nil {
+		leg := backend.Conn.(*feed)
+		leg.clientFirst, leg.wake = true, make(chan struct{}, 1)
+		o.h.Serve(ctx, client, oneLeg{backend})
+	}
 	if o.conn.broken() {
 		return nil, false, errLeak
 	}
@@ -248,6 +253,7 @@ var (
 type feed struct {
 	eager       bool // pieces that are not delivered are in the kernel already
 	serverFirst bool
+	clientFirst bool // it is a backend that speaks when it is spoken to
 	wake        chan struct{}
 
 	mu       sync.Mutex
@@ -299,7 +305,7 @@ func (f *feed) Read(p []byte) (int, error) {
 func (f *feed) waitsForGreeting() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.serverFirst && len(f.writes) == 0 && f.deadline.IsZero()
+	return (f.serverFirst || f.clientFirst) && len(f.writes) == 0 && f.deadline.IsZero()
 }
 
 func (f *feed) awake() {
@@ -388,7 +394,7 @@ func (f *feed) SetDeadline(t time.Time) error { return f.SetReadDeadline(t) }
 func (f *feed) SetWriteDeadline(time.Time) error { return nil }
 
 // Close implements net.Conn.
-func (f *feed) Close() error { return nil }
+func (f *feed) Close() error { return f.SetReadDeadline(time.Unix(1, 0)) }
 
 // CloseWrite is what wire.Conn passes an end on with.
 func (f *feed) CloseWrite() error { return nil }
@@ -398,6 +404,14 @@ func (f *feed) LocalAddr() net.Addr { return net.TCPAddrFromAddrPort(localAddr) 
 
 // RemoteAddr implements net.Conn.
 func (f *feed) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(clientAddr) }
+
+// oneLeg reaches the backend that is there.
+type oneLeg struct{ leg *wire.Conn }
+
+var _ upgraders.Dialer = oneLeg{}
+
+func (d oneLeg) Servers() []string                                { return []string{"192.0.2.25:25"} }
+func (d oneLeg) Dial(context.Context, string) (*wire.Conn, error) { return d.leg, nil }
 
 // noData has no data connections to give.
 type noData struct{}
