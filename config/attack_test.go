@@ -129,6 +129,7 @@ func TestIdleFloors(t *testing.T) {
 		"imap":  30 * time.Minute, // RFC 9051, 5.4
 		"pop3":  10 * time.Minute, // RFC 1939, 3
 		"sieve": 30 * time.Minute, // RFC 5804, 1.2
+		"http":  time.Minute,      // no RFC has one; a connection that is kept, or a slow answer
 	}
 	checked := 0
 	for _, p := range all.Protocols() {

@@ -227,6 +227,43 @@ backend "mail" {
 	}
 }
 
+// H-01: HTTP that upgrades beside HTTPS with one certificate is an error; with
+// two certificates, where it was accepted, and without the upgrade it is none.
+// Options that do not suit the listener are refused, with what to write.
+func TestUpgradeBesideHTTPS(t *testing.T) {
+	listener := func(name, mode, more string, options ...string) string {
+		return fmt.Sprintf("listener \"http\" %q {\n address = [\"127.0.0.1:0\"]\n mode = %q\n backend = backend.site\n %s\n options {\n%s\n}\n}\n", name, mode, more, strings.Join(options, "\n"))
+	}
+	const head = "backend \"site\" {\n servers = [\"192.0.2.10:80\"]\n}\n" +
+		"certificate \"one\" {\n names = [\"one.example.org\"]\n self_signed = true\n}\ncertificate \"two\" {\n names = [\"two.example.org\"]\n self_signed = true\n}\n"
+	const one, two, accepted, allow = "certs = [certificate.one]\nhostname = \"one.example.org\"", "certs = [certificate.two]\nhostname = \"two.example.org\"", "opossum = \"accepted\"", "cleartext = \"allow\"\ncleartext_auth = false"
+	const upgrade, redirect, hsts = "upgrade = true", "redirect = true", "hsts = \"max-age=600\""
+	https := listener("b", "implicit", one)
+	for name, c := range map[string]struct{ listeners, refused string }{
+		"pair":                {listener("a", "starttls", one, upgrade) + https, "An upgrade beside HTTPS"},
+		"the other way":       {https + listener("a", "starttls", one, upgrade), "An upgrade beside HTTPS"},
+		"allowed":             {listener("a", "starttls", one+"\n"+allow, upgrade) + https, "An upgrade beside HTTPS"},
+		"alone":               {listener("a", "auto", one, upgrade), "An upgrade beside HTTPS"},
+		"accepted":            {listener("a", "starttls", one+"\n"+accepted, upgrade) + https, ""},
+		"alone, accepted":     {listener("a", "auto", one+"\n"+accepted, upgrade), ""},
+		"two certificates":    {listener("a", "starttls", two, upgrade) + https, ""},
+		"redirect":            {listener("a", "starttls", one, redirect) + https, ""},
+		"cleartext":           {listener("a", "starttls", one+"\n"+allow) + https, ""},
+		"auto, no upgrade":    {listener("a", "auto", one, hsts), ""},
+		"nobody served":       {listener("a", "starttls", one), "Options that do not suit the listener"},
+		"upgrade, implicit":   {listener("a", "implicit", one, upgrade), "Options that do not suit the listener"},
+		"redirect, cleartext": {listener("a", "starttls", one+"\n"+allow, redirect), "Options that do not suit the listener"},
+		"hsts, cleartext":     {listener("a", "starttls", one, redirect, hsts), "Options that do not suit the listener"},
+		"hsts":                {listener("a", "implicit", one, hsts), ""},
+		"hsts that is none":   {listener("a", "implicit", one, "hsts = \"a year\""), "Unsuitable options for http"},
+	} {
+		_, diags := loadText(t, "upgrade.hcl", head+c.listeners, Options{})
+		if diags.HasErrors() != (c.refused != "") || c.refused != "" && !strings.Contains(diags.Error(), c.refused) {
+			t.Errorf("%s: want %q, got\n%v", name, c.refused, diags)
+		}
+	}
+}
+
 // varsFor gives the variable "certs" to the files that have it.
 func varsFor(path, certs string) map[string]string {
 	src, _ := os.ReadFile(path)

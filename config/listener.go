@@ -89,6 +89,7 @@ func (l *loader) listener(b *listenerBlock) *gateway.Listener {
 	l.checkOldTLS(b, g)
 	l.checkClearRoute(b, g)
 	l.checkAuto(b, g)
+	l.checkOptions(b, g)
 	l.warnUncovered(b, g)
 	return g
 }
@@ -235,6 +236,22 @@ func (l *loader) upgrader(b *listenerBlock, p *upgraders.Protocol) upgraders.Upg
 		l.errorf(at, "Unsuitable options for "+p.Name, "%s", sentence(err))
 	}
 	return u
+}
+
+// checkOptions lets the protocol refuse options that do not suit the listener.
+func (l *loader) checkOptions(b *listenerBlock, g *gateway.Listener) {
+	u, ok := g.Upgrader.(upgraders.Particular)
+	if !ok || g.Mode == "" || b.Cleartext.bad {
+		return
+	}
+	facts := &upgraders.Listener{Name: g.Name, Hostname: g.Hostname, Cleartext: g.Cleartext, CleartextAuth: g.CleartextAuth}
+	if err := u.Check(facts, g.Mode != gateway.Implicit, g.Mode != gateway.StartTLS); err != nil {
+		at := b.At
+		if b.Options != nil {
+			at = b.Options.named(err.Error())
+		}
+		l.errorf(at, "Options that do not suit the listener", "%s", sentence(err))
+	}
 }
 
 // named returns the place of the option that a text is about.

@@ -15,9 +15,6 @@ var notYet = []struct {
 	value   string // of the attribute or label; "": whatever it is
 	instead string
 }{
-
-	{"listener", "http", ""},
-
 	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},
 
 	{"tls.tickets", "shared", "Leave it out: tickets are good on the gateway that issued them."},

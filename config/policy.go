@@ -12,7 +12,7 @@ type policyBlock struct {
 	block
 	Name             attr[ident]         `hcl:"name,label"`
 	HandshakeTimeout attr[time.Duration] `hcl:"handshake_timeout,optional" default:"10s" doc:"for a TLS handshake, in all"`
-	IdleTimeout      attr[time.Duration] `hcl:"idle_timeout,optional" unset:"by protocol: smtp, lmtp 10m; imap, pop3, sieve, nntp 35m; ftp 15m; others none" none:"no limit" doc:"how long a session may be silent in both directions"`
+	IdleTimeout      attr[time.Duration] `hcl:"idle_timeout,optional" unset:"by protocol: smtp, lmtp 10m; imap, pop3, sieve, nntp 35m; ftp 15m; http 5m; others none" none:"no limit" doc:"how long a session may be silent in both directions"`
 	StallTimeout     attr[time.Duration] `hcl:"stall_timeout,optional" default:"5m" doc:"how long a peer may take no bytes that are due to it"`
 	Keepalive        attr[time.Duration] `hcl:"keepalive,optional" default:"2m" none:"off" doc:"interval of TCP keep-alive probes"`
 	DrainTimeout     attr[time.Duration] `hcl:"drain_timeout,optional" default:"1h" doc:"how long sessions may go on after a shutdown began"`

@@ -146,7 +146,7 @@ func (b *forwardBlock) written() (list []forwarded) {
 // warnClientFacts warns of a route whose backend takes the gateway for the
 // client: what it grants to the gateway's address it grants to everyone.
 func (l *loader) warnClientFacts(to attr[*backendBlock], p *upgraders.Protocol) {
-	if to.Value.tellsClient() {
+	if p.TellsClient || to.Value.tellsClient() {
 		return
 	}
 	danger := "what it grants to that address, it grants to everyone"

@@ -20,6 +20,7 @@ import (
 
 // debian names the package of each tool the tests start.
 var debian = map[string]string{
+	"cupsd":          "cups-daemon",
 	"curl":           "curl",
 	"named":          "bind9",
 	"knotd":          "knot",
@@ -36,6 +37,7 @@ var debian = map[string]string{
 	"ngircd":         "ngircd",
 	"prosody":        "prosody",
 	"go-sendxmpp":    "go-sendxmpp",
+	"ipptool":        "cups-ipp-utils",
 	"irssi":          "irssi",
 	"s3270":          "s3270",
 	"script":         "bsdutils",

@@ -69,6 +69,10 @@ type Protocol struct {
 	// Forwards lists the fields of Forward that this protocol can pass on.
 	Forwards []string
 
+	// TellsClient is set where every session tells the backend who the client
+	// is, in the protocol's own words.
+	TellsClient bool
+
 	// Options returns a pointer to the options struct with its defaults set;
 	// its fields carry hcl and doc tags and nothing else. Nil: no options.
 	Options func() any
@@ -121,6 +125,20 @@ type Upgrader interface {
 	// Implicit says what follows the handshake of a connection that began
 	// with TLS.
 	Implicit(s *Session) Handover
+}
+
+// A Particular is an Upgrader whose options have a say in what its listener may
+// be.
+type Particular interface {
+	Upgrader
+
+	// Offers reports whether a client may ask for TLS at all.
+	Offers() bool
+
+	// Check returns an error if the options do not suit the listener, on which
+	// clients may ask for TLS, or begin with it, or either. It says what to
+	// write instead.
+	Check(l *Listener, asks, begins bool) error
 }
 
 // A Verdict is how a dialogue ended. The zero value is the safe one.

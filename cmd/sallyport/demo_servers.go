@@ -139,6 +139,16 @@ func demoServers(b *demoBackends) []demoServer {
 				{listener: "xmpp-server", how: "STARTTLS", name: demoName, play: visitXMPP("server", talkDialback)},
 				{listener: "xmpps-server", how: implicit, name: demoName, play: visitXMPPS("server", talkDialback)},
 			}},
+		{backend: "web", serve: each(serveWeb),
+			listeners: []demoListener{
+				{protocol: "http", name: "http", mode: starttls, port: "2080", more: "opossum = \"accepted\"\noptions {\nupgrade = true\n}",
+					comment: "For clients that ask for TLS, as printers' do (RFC 2817); browsers want redirect = true."},
+				{protocol: "http", name: "https", mode: implicit, port: "2443"},
+			},
+			visits: []visit{
+				{listener: "http", how: "Upgrade", name: demoName, play: visitHTTP},
+				{listener: "https", how: implicit, name: demoName, play: visitHTTPS},
+			}},
 		{backend: "terminal", serve: each(serveEcho),
 			listeners: []demoListener{
 				{protocol: "telnet", name: "telnet", mode: starttls, port: "2023"},

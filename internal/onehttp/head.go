@@ -236,15 +236,15 @@ func (h *Head) target() error {
 		return nil
 	}
 	// RFC 9112, 3.2.2: a server must accept the absolute form, in which the
-	// authority counts, and Host does not. Where both are the same it need not
-	// be asked which one the backend believes.
+	// authority counts, and Host does not. Where both are the same, to the
+	// letter, it need not be asked which one the backend believes.
 	for _, scheme := range []string{"http://", "https://"} {
 		if len(h.Target) < len(scheme) || !strings.EqualFold(h.Target[:len(scheme)], scheme) {
 			continue
 		}
 		authority, _, _ := strings.Cut(h.Target[len(scheme):], "/")
 		authority, _, _ = strings.Cut(authority, "?")
-		if h.Host != "" && strings.EqualFold(authority, h.Host) {
+		if h.Host != "" && authority == h.Host {
 			return nil
 		}
 	}

@@ -50,7 +50,7 @@ func Serve(ctx context.Context, c net.Conn, h http.Handler, stopping <-chan stru
 		Handler:                      o,
 		Protocols:                    protocols,
 		DisableGeneralOptionsHandler: true, // `OPTIONS *` is the handler's
-		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		BaseContext:                  func(net.Listener) context.Context { return context.WithValue(ctx, connKey{}, o.conn) },
 		ConnState:                    o.state,
 		ErrorLog:                     log.New(io.Discard, "", 0), // what is worth telling is returned
 	}
@@ -63,6 +63,18 @@ func Serve(ctx context.Context, c net.Conn, h http.Handler, stopping <-chan stru
 		panic(o.caught)
 	}
 	return o.result()
+}
+
+type connKey struct{}
+
+// Broken returns what has broken the stream that a request came on: why its
+// context was cancelled, or its body cannot be read. It is nil while nothing
+// has.
+func Broken(ctx context.Context) error {
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		return c.broken()
+	}
+	return nil
 }
 
 // one is a listener that has one connection to give, and its handler.

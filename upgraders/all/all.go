@@ -4,6 +4,7 @@ package all
 import (
 	"github.com/sallyport/sallyport/upgraders"
 	"github.com/sallyport/sallyport/upgraders/ftp"
+	"github.com/sallyport/sallyport/upgraders/http"
 	"github.com/sallyport/sallyport/upgraders/imap"
 	"github.com/sallyport/sallyport/upgraders/irc"
 	"github.com/sallyport/sallyport/upgraders/ldap"
@@ -37,6 +38,7 @@ func Protocols() []*upgraders.Protocol {
 		xmpp.Protocol(),
 		xmpp.ServerProtocol(),
 		irc.Protocol(),
+		http.Protocol(),
 		telnet.Protocol(),
 		tcp.Protocol(),
 		web.Protocol(),
