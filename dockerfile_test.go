@@ -29,6 +29,10 @@ func TestDockerfile(t *testing.T) {
 	if !regexp.MustCompile(`(?m)^USER [1-9]\d*:[1-9]\d*$`).MatchString(final) {
 		t.Error("want USER with numbers other than 0: Kubernetes' runAsNonRoot cannot judge names")
 	}
+	user := regexp.MustCompile(`(?m)^USER (.*)$`).FindStringSubmatch(final)
+	if user != nil && !strings.Contains(final, "\nCOPY --from=build --chown="+user[1]+" /out/state /var/lib/sallyport\n") {
+		t.Error("want /var/lib/sallyport to be the user's: what an authority issues is kept there, and a volume begins as it")
+	}
 	for _, instruction := range []string{"ENTRYPOINT", "CMD"} {
 		m := regexp.MustCompile(`(?m)^` + instruction + ` (.*)$`).FindStringSubmatch(final)
 		var argv []string

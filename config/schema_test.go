@@ -202,6 +202,44 @@ listener "test" "rest" {
 	}
 }
 
+// So can those of the other pages that show a whole listener, with
+// certificates in the place of those that they name.
+func TestDocsListeners(t *testing.T) {
+	certs := testCertificates(t)
+	pages, err := filepath.Glob("../docs/protocols/*.md")
+	if err != nil || len(pages) < len(all.Protocols())/2 {
+		t.Fatalf("pages of protocols: %d, %v", len(pages), err)
+	}
+	files := regexp.MustCompile(`\b(cert_file|key_file|ca_file)( *= *)"[^"]*"`)
+	names := map[string]string{"cert_file": "mail.crt", "key_file": "mail.key", "ca_file": "ca.pem"}
+	shown := 0
+	for _, page := range append(pages, "../docs/acme.md") {
+		src, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?ms)^```hcl\n(.*?)^```$").FindAllSubmatch(src, -1) {
+			if !bytes.Contains(m[1], []byte(`listener "`)) {
+				continue
+			}
+			shown++
+			example := files.ReplaceAllStringFunc(string(m[1]), func(s string) string {
+				f := files.FindStringSubmatch(s)
+				return f[1] + f[2] + `"` + filepath.Join(certs, names[f[1]]) + `"`
+			})
+			if formatted, _ := Format(m[1], "example.hcl"); !bytes.Equal(formatted, m[1]) {
+				t.Errorf("%s: not in the one style:\n%s", page, m[1])
+			}
+			if _, diags := loadText(t, "example.hcl", example, Options{}); diags.HasErrors() {
+				t.Errorf("%s:\n%s\n%s", page, example, text(diags))
+			}
+		}
+	}
+	if shown < len(all.Protocols())/2 {
+		t.Errorf("%d listeners are shown", shown)
+	}
+}
+
 // Every example directory can be loaded, without a warning but for those that
 // it says cannot be helped.
 func TestExamples(t *testing.T) {
