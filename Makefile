@@ -60,8 +60,9 @@ fuzz: ## every fuzz target for FUZZTIME
 bench: ## every benchmark, without the race detector
 	$(GO) test -run '^$$' -bench . -benchmem $(UNIT)
 
-soak: ## unit tests ROUNDS times in ever other orders: what fails rarely fails here
+soak: ## unit tests ROUNDS times in ever other orders: what fails rarely fails here; and a gigabyte by FTP
 	$(GO) test $(RACE) -shuffle=on -count=$(ROUNDS) -timeout=0 $(UNIT)
+	SALLYPORT_BULK=1073741824 $(GO) test -v -count=1 -timeout=30m -run '^TestFileClients$$' ./integration/
 
 fmt: ## Go and HCL
 	gofmt -l -w .

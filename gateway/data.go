@@ -226,9 +226,8 @@ func (s *session) ownTickets(base *tls.Config) *tls.Config {
 // dataTLS is for a client's data connections. They resume what the session has
 // begun, and nothing else.
 func (s *session) dataTLS() *tls.Config {
-	allowed := s.l.cfg.Protocol.DataALPN
 	c := s.named(s.l.configs.base[upgraders.ALPNOptional], func(final *tls.Config) {
-		final.NextProtos = allowed
+		final.NextProtos = s.l.cfg.Protocol.DataALPN // others end the handshake
 		unwrap := final.UnwrapSession
 		final.UnwrapSession = func(identity []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
 			state, err := unwrap(identity, cs)
@@ -240,12 +239,9 @@ func (s *session) dataTLS() *tls.Config {
 	})
 	choose := c.GetConfigForClient
 	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-		if offered := hello.SupportedProtos; len(offered) > 0 && !slices.ContainsFunc(offered, func(id string) bool { return slices.Contains(allowed, id) }) {
-			return nil, sendAlert(hello, alertNoApplicationProtocol, "the client offers ALPN of other protocols only")
-		}
-		plain := *hello
-		plain.SupportedProtos = nil
-		return choose(&plain)
+		other := *hello
+		other.SupportedProtos = nil // they are not those of the control connection
+		return choose(&other)
 	}
 	return c
 }

@@ -86,6 +86,49 @@ func TestTransfers(t *testing.T) {
 	r.log.until(t, "msg=session", "outcome=ok", "tls_version=TLSv1.2", "bytes_in=12")
 }
 
+// Over IPv6 the commands are EPSV and EPRT, to clients and to the backend (F-08).
+func TestIPv6(t *testing.T) {
+	t.Parallel()
+	probe, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skipf("this machine has no IPv6: %v", err)
+	}
+	probe.Close()
+	r := newRigAt(t, "[::1]:0")
+	r.start()
+	c := r.secured(r.tls(0))
+	c.do("425 PASV is of IPv4", "PASV")
+	c.do("522", "EPSV 1")
+	c.do("504", "PORT 127,0,0,1,40,1")
+	c.do("522", "EPRT |1|127.0.0.1|2000|")
+	c.do("504", "EPRT |2|2001:db8::1|2000|")
+	data := pattern(100_000)
+	d := c.pasv("EPSV")
+	c.do("150", "STOR a")
+	c.store(d, data, "226")
+	ln, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c.do("200", fmt.Sprintf("EPRT |2|::1|%d|", addr(ln.Addr()).Port()))
+	c.do("150", "RETR a")
+	if d, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	if got := c.retrieve(d, "226"); !bytes.Equal(got, data) {
+		t.Errorf("the client has %d bytes", len(got))
+	}
+	r.backend.mu.Lock()
+	defer r.backend.mu.Unlock()
+	if heard := strings.Join(r.backend.heard, ", "); heard != "EPSV, STOR a, EPSV, RETR a" {
+		t.Errorf("the backend was told %s", heard)
+	}
+}
+
 // In a session in cleartext data pass the gateway, too.
 func TestTransfersInCleartext(t *testing.T) {
 	t.Parallel()

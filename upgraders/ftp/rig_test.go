@@ -46,9 +46,9 @@ type legacy struct {
 	waiting sync.WaitGroup
 }
 
-func newLegacy(t *testing.T) *legacy {
+func newLegacy(t *testing.T, address string) *legacy {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,14 +136,18 @@ func (l *legacy) serve(c net.Conn) {
 				return
 			}
 			c, in = s, bufio.NewReader(s)
-		case "PASV":
+		case "PASV", "EPSV":
 			if ln != nil {
 				ln.Close()
 			}
-			if ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			if ln, err = net.Listen("tcp", netip.AddrPortFrom(addr(l.ln.Addr()).Addr(), 0).String()); err != nil {
 				return
 			}
 			port := addr(ln.Addr()).Port()
+			if verb == "EPSV" {
+				reply("229 Entering Extended Passive Mode (|||%d|)", port)
+				continue
+			}
 			host := "127,0,0,1"
 			if l.lie != "" {
 				host = l.lie
@@ -326,13 +330,19 @@ func (l *logged) until(t *testing.T, words ...string) string {
 // newRig makes a rig, which start starts.
 func newRig(t *testing.T) *rig {
 	t.Helper()
-	r := &rig{t: t, ca: newAuthority(t), backend: newLegacy(t), log: &logged{}}
+	return newRigAt(t, "127.0.0.1:0")
+}
+
+// newRigAt is newRig for another address of gateway and legacy server.
+func newRigAt(t *testing.T, address string) *rig {
+	t.Helper()
+	r := &rig{t: t, ca: newAuthority(t), backend: newLegacy(t, address), log: &logged{}}
 	p := Protocol()
 	r.options = p.Options().(*options)
 	r.options.PassivePorts = "0"
 	r.server = &gateway.Backend{Name: "legacy", Servers: []gateway.Server{{Address: r.backend.ln.Addr().String()}}}
 	r.listener = &gateway.Listener{
-		Name: "ftp", Protocol: p, Addresses: []string{"127.0.0.1:0"}, Mode: gateway.StartTLS, Hostname: "gw.example.org",
+		Name: "ftp", Protocol: p, Addresses: []string{address}, Mode: gateway.StartTLS, Hostname: "gw.example.org",
 		Certificates: certificates{r.ca.issue(t)}, Policy: gateway.NewPolicy(), TLS: &gateway.TLS{},
 		Routes: []*gateway.Route{{Backend: r.server}},
 	}
@@ -465,8 +475,8 @@ func (c *client) pasv(verb string) net.Conn {
 func (c *client) port(verb string) string {
 	c.t.Helper()
 	if verb == "EPSV" {
-		port := extendedPort(c.do("229", "EPSV"))
-		return fmt.Sprintf("127.0.0.1:%d", port)
+		host, _, _ := net.SplitHostPort(c.r.addr)
+		return net.JoinHostPort(host, fmt.Sprint(extendedPort(c.do("229", "EPSV"))))
 	}
 	reply := c.do("227", "PASV")
 	if !strings.Contains(reply, "(127,0,0,1,") {
