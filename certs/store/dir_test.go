@@ -50,10 +50,11 @@ func TestMain(m *testing.M) {
 			unlock()
 		}
 	case "hold": // takes a lock and waits to be killed
-		_, err := s.Lock(ctx, "held")
+		unlock, err := s.Lock(ctx, "held")
 		die(err)
 		os.Stdout.WriteString("held\n")
-		select {}
+		time.Sleep(time.Hour)
+		unlock()
 	case "write": // writes two values in turn until it is killed
 		for n := 0; ; n++ {
 			die(s.Put(ctx, "dir/value", values[n%2]))
