@@ -130,7 +130,17 @@ func TestProfile(t *testing.T) {
 	a := advancedAt(t, p, func(c *Config) { c.Profile = "shortlived" })
 	a.Source(Order{Names: []string{"mail.example.org"}})
 	doors.Store(a)
+	var wanted atomic.Int32
+	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(payload(t, r), `"profile":"shortlived"`) {
+			wanted.Add(1)
+		}
+		return false
+	})
 	leaf := obtain(t, a, try(t, HTTP01, "mail.example.org"))
+	if wanted.Load() == 0 { // without, Pebble chooses at random
+		t.Error("no profile was asked for")
+	}
 	if life := leaf.NotAfter.Sub(leaf.NotBefore).Round(time.Hour); life != 6*24*time.Hour {
 		t.Errorf("it lives %s", life)
 	}
@@ -238,16 +248,18 @@ func TestRenewalInformationHangs(t *testing.T) {
 	a := advancedAt(t, p, nil)
 	a.Source(Order{Names: []string{"mail.example.org"}})
 	doors.Store(a)
+	var asked atomic.Int32
 	p.Break(func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "renewalInfo") {
+			asked.Add(1)
 			<-r.Context().Done()
 		}
 		return false
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	if _, err := a.engine.obtain(ctx, try(t, HTTP01, "mail.example.org")); err != nil {
-		t.Error(err)
+	if _, err := a.engine.obtain(ctx, try(t, HTTP01, "mail.example.org")); err != nil || asked.Load() > 0 {
+		t.Errorf("%v; it was asked for renewal information %d times", err, asked.Load())
 	}
 }
 

@@ -162,13 +162,10 @@ func (a *adviser) get(ctx context.Context, url string, into any) (again time.Dur
 		}
 		return 0, err
 	}
-	const most = 64 << 10
-	body, err := io.ReadAll(io.LimitReader(res.Body, most+1))
-	switch {
-	case err != nil:
+	const most = 64 << 10 // what is longer is cut, and no JSON then
+	body, err := io.ReadAll(io.LimitReader(res.Body, most))
+	if err != nil {
 		return 0, fmt.Errorf("%w: %w", errTemporary, err)
-	case len(body) > most:
-		return 0, fmt.Errorf("%s answers with more than %d bytes", req.URL.Redacted(), most)
 	}
 	if err := json.Unmarshal(body, into); err != nil {
 		return 0, fmt.Errorf("%s answers with what is not renewal information: %w", req.URL.Redacted(), err)

@@ -126,17 +126,19 @@ func TestAdvice(t *testing.T) {
 	})
 }
 
-// The page that explains is told to the operator.
+// The page that explains is told to the operator, and nothing that is no page.
 func TestExplanation(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		now := time.Now()
-		_, _, log := followed(t, time.Hour, answers(func(int) (*http.Response, error) {
-			return reply(200, suggestion(now, now.Add(time.Minute), `,"explanationURL":"https://ca.example.org/why"`), ""), nil
-		}).counted())
-		if strings.Count(log, "explanation=https://ca.example.org/why") != 1 {
-			t.Errorf("logged:\n%s", log)
-		}
-	})
+	for url, told := range map[string]int{"https://ca.example.org/why": 1, "javascript:alert(1)": 0, "why": 0, "https://ca.example.org/" + strings.Repeat("a", 600): 0} {
+		synctest.Test(t, func(t *testing.T) {
+			now := time.Now()
+			_, _, log := followed(t, time.Hour, answers(func(int) (*http.Response, error) {
+				return reply(200, suggestion(now, now.Add(time.Minute), fmt.Sprintf(`,"explanationURL":%q`, url)), ""), nil
+			}).counted())
+			if strings.Count(log, "explanation=") != told {
+				t.Errorf("%s: logged:\n%s", url, log)
+			}
+		})
+	}
 }
 
 // Choosing is uniform over the window, ends included by nobody.

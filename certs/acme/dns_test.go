@@ -331,7 +331,7 @@ func TestResolver(t *testing.T) {
 		} else if q.Question[0].Name == "_acme-challenge.other.example." {
 			asked.Add(1)
 			r.Answer = []dns.RR{&dns.CNAME{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeCNAME, Class: dns.ClassINET, Ttl: 60}, Target: "Other.acme.example.net."}}
-		} else {
+		} else if strings.Contains(q.Question[0].Name, "broken") {
 			r.Rcode = dns.RcodeServerFailure
 		}
 		w.WriteMsg(r)
@@ -342,6 +342,13 @@ func TestResolver(t *testing.T) {
 	if got := s.txt(t, "other.acme.example.net"); !slices.Equal(got, []string{"value"}) || asked.Load() == 0 {
 		t.Errorf("%q, and the resolver was asked %d times", got, asked.Load())
 	}
+	// Who is no authority for a name knows nothing of it, whatever he says.
+	d.Server = fakeDNS(t, func(w dns.ResponseWriter, q *dns.Msg) { w.WriteMsg(new(dns.Msg).SetReply(q)) })
+	v := view{primary: d.Server, resolver: resolver}
+	if at, err := v.follow(t.Context(), "_acme-challenge.other.example"); at != "other.acme.example.net." {
+		t.Errorf("%s, %v", at, err)
+	}
+	d.Server = s.addr
 	_, err := d.Publish(t.Context(), "_acme-challenge.broken.example", "value")
 	refused(t, err, "resolver "+resolver+" answers SERVFAIL for _acme-challenge.broken.example")
 }
