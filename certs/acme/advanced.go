@@ -261,7 +261,7 @@ func (s *dnsSolver) CleanUp(ctx context.Context, c acme.Challenge) error {
 	}
 	err := r.(*Record).Remove(context.WithoutCancel(ctx))
 	if err != nil {
-		s.log.Warn("a TXT record is left behind, remove it", "name", bare(r.(*Record).name), "value", r.(*Record).value, "error", err)
+		s.log.Warn("a TXT record may be left behind, remove it", "name", bare(r.(*Record).name), "value", r.(*Record).value, "error", err)
 	}
 	return err
 }

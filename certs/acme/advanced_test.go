@@ -322,8 +322,14 @@ func TestDNS01Fails(t *testing.T) {
 		a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{DNS01}, settings(elsewhere) })
 		_, err := a.engine.obtain(t.Context(), try(t, DNS01, "*.example.org"))
 		refused(t, err, "*.example.org", "TXT record")
-		if !errors.Is(err, ErrValidation) || looks.Load() != 1 {
+		if !errors.Is(err, ErrValidation) || looks.Load() == 0 {
 			t.Error(err, looks.Load())
+		}
+		// Nor is another kind of challenge tried, where one would do.
+		orders := p.Orders()
+		_, err = a.engine.obtain(t.Context(), try(t, HTTP01, "mail.example.org", "*.example.org"))
+		if !errors.Is(err, ErrValidation) || p.Orders() != orders+1 {
+			t.Errorf("%d orders, %v", p.Orders()-orders, err)
 		}
 		if left := elsewhere.txt(t, "_acme-challenge.example.org"); left != nil {
 			t.Errorf("left behind: %q", left)
@@ -512,6 +518,11 @@ func TestBackToReuse(t *testing.T) {
 		}
 		return key
 	}
+	s := a.Source(order)
+	s.current.Store(&tls.Certificate{Certificate: [][]byte{der}, PrivateKey: mine, Leaf: leaf})
+	if s.upcoming = mine.Public(); s.nextKey() != nil {
+		t.Error("the key in use is announced")
+	}
 	announced := key()
 	if same(announced, mine) || !same(key(), announced) {
 		t.Error("the next key is not another one that stays")
@@ -699,4 +710,24 @@ func payload(t *testing.T, r *http.Request) string {
 	json.Unmarshal(body, &jws)
 	text, _ := base64.RawURLEncoding.DecodeString(jws.Payload)
 	return string(text)
+}
+
+// Where a challenge fails, acmez would make another order; the loop counts that
+// as another try.
+func TestWitnessLeavesOneOrder(t *testing.T) {
+	var asked int
+	w := &witness{next: authorityFunc(func(*http.Request) (*http.Response, error) {
+		asked++
+		return reply([]int{400, 201, 201}[asked-1], "{}", ""), nil
+	})}
+	w.directory.NewOrder = "https://ca.example.org/order"
+	for i, want := range []error{nil, nil, errOrdered} {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", w.directory.NewOrder, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.RoundTrip(req); !errors.Is(err, want) {
+			t.Errorf("request %d: %v", i, err)
+		}
+	}
 }

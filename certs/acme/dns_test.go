@@ -123,8 +123,11 @@ func TestUpdateErrors(t *testing.T) {
 				if name == "" {
 					name = "_acme-challenge.example.org"
 				}
-				_, err := d.Publish(t.Context(), name, "value")
+				r, err := d.Publish(t.Context(), name, "value")
 				refused(t, err, test.says)
+				if r != nil {
+					t.Error("something is to be taken away that is not there")
+				}
 				if strings.Contains(err.Error(), d.KeySecret) {
 					t.Errorf("the secret is in the error: %v", err)
 				}

@@ -84,7 +84,11 @@ func (d *RFC2136) Publish(ctx context.Context, name, value string) (*Record, err
 		name: at, value: value, zone: zone, view: v, timeout: d.Timeout,
 		remove: func(ctx context.Context) error { return d.update(ctx, remove) },
 	}
-	return r, d.update(ctx, add)
+	err = d.update(ctx, add)
+	if refused := (refusal{}); errors.As(err, &refused) {
+		return nil, err
+	}
+	return r, err
 }
 
 // update sends an update to the primary.
@@ -112,5 +116,5 @@ func (d *RFC2136) update(ctx context.Context, m *dns.Msg) error {
 	default:
 		todo = "see its log"
 	}
-	return fmt.Errorf("DNS server %s answers the update of zone %s with %s: %s", d.Server, zone, dns.RcodeToString[r.Rcode], todo)
+	return refusal{fmt.Errorf("DNS server %s answers the update of zone %s with %s: %s", d.Server, zone, dns.RcodeToString[r.Rcode], todo)}
 }
