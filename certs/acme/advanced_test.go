@@ -241,7 +241,7 @@ func TestReplaces(t *testing.T) {
 	obtain(t, b, o)
 }
 
-// An authority whose renewal information hangs issues as fast as any.
+// W-15: An authority whose renewal information hangs issues as fast as any.
 func TestRenewalInformationHangs(t *testing.T) {
 	t.Parallel()
 	p, doors := pebble(t, acmetest.Options{})
@@ -537,7 +537,7 @@ func TestBackToReuse(t *testing.T) {
 	}
 }
 
-// When the authority would have a certificate renewed now, it is, at the next
+// W-15: When the authority would have a certificate renewed now, it is, at the next
 // look, by an order that says what it replaces; and not again and again.
 func TestAdvicePromptsRenewal(t *testing.T) {
 	t.Parallel()

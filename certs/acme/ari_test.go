@@ -158,7 +158,7 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// An authority that is busy is asked again soon, and ever later; one that can't
+// W-15: An authority that is busy is asked again soon, and ever later; one that can't
 // be asked, or that answers nonsense, after six hours. What it said before no
 // longer counts.
 func TestAdviceFails(t *testing.T) {

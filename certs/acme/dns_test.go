@@ -94,7 +94,8 @@ func TestUpdate(t *testing.T) {
 	}
 }
 
-// Whatever is wrong with a server, a key or a zone, the error says what to do.
+// W-13, and whatever is wrong with a server, a key or a zone: the error says
+// what to do.
 func TestUpdateErrors(t *testing.T) {
 	servers := map[string]*nameserver{
 		"bind": bind(t, loopback(t, "127.0.0.1"), "hmac-sha256", zoneFile),
@@ -152,7 +153,7 @@ func TestUpdateServerDown(t *testing.T) {
 	}
 }
 
-// A server that answers without a signature, or with one that is not its own,
+// W-12: A server that answers without a signature, or with one that is not its own,
 // is not believed: whoever can send packets would be, otherwise.
 func TestUpdateUnsigned(t *testing.T) {
 	queried := func(w dns.ResponseWriter, q *dns.Msg) bool {
@@ -392,7 +393,7 @@ func program(t *testing.T, script string) string {
 	return path
 }
 
-// A program publishes in a real server, is given what it needs and nothing
+// W-14: A program publishes in a real server, is given what it needs and nothing
 // else, and is not run by a shell.
 func TestExec(t *testing.T) {
 	update := need(t, "nsupdate", "bind9-dnsutils")
@@ -444,7 +445,7 @@ END
 	}
 }
 
-// A program that fails is told of with the end of what it said, in one line; one
+// W-14: A program that fails is told of with the end of what it said, in one line; one
 // that hangs is killed, with its children; neither reads our input.
 func TestExecFails(t *testing.T) {
 	run := func(script string, timeout time.Duration) (error, time.Duration) {
