@@ -154,25 +154,27 @@ func (p *passage) up() error {
 		if err != nil {
 			return err
 		}
-		if k == starts || k == empty {
-			if depth <= 1 {
-				t, err := parseTag(raw)
-				if err == nil {
-					err = p.forbids(t)
-				}
-				if err != nil {
-					return err
-				}
-				if t.local == "stream" {
-					depth = 0 // a stream begins anew
-				}
+		if (k == starts || k == empty) && depth <= 1 {
+			t, err := parseTag(raw)
+			if err == nil {
+				err = p.forbids(t)
 			}
-			if k == starts {
-				depth++
+			if err != nil {
+				return err
+			}
+			if t.local == "stream" {
+				depth = 0 // a stream begins anew
 			}
 		}
-		if k == ends {
+		switch k {
+		case starts:
+			depth++
+		case ends:
 			depth--
+		case prolog: // of a stream that begins anew
+			if err := declaration(raw); err != nil {
+				return err
+			}
 		}
 		toBackend = append(toBackend, raw...)
 		client.Discard(len(raw))
@@ -261,7 +263,7 @@ func (p *passage) leads(t tag) (last, pass bool) {
 	case "success":
 		p.authenticated = true
 	case "result": // dialback, XEP-0220
-		return p.servers && t.get("type") == "valid" && !p.clear, true
+		return t.get("type") == "valid" && !p.clear, true
 	case "iq", "message", "presence":
 		return !p.clear, true
 	}
