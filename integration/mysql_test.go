@@ -453,7 +453,11 @@ func TestMySQLBackendTLS(t *testing.T) {
 	if _, err := d.asks(t, "select 1"); !errors.As(err, &refused) || refused.Number != 1105 {
 		t.Errorf("a server without TLS: %v", err)
 	}
-	g.session("db").is(t, "outcome", "backend_down")
+	line = g.session("db")
+	line.is(t, "outcome", "backend_down")
+	if !strings.Contains(line.field("error"), "not offered") {
+		t.Errorf("the log does not name the cause: %v", line)
+	}
 }
 
 // A server that is down is told in place of the greeting, without its address.

@@ -109,7 +109,7 @@ func first(c *wire.Conn, seq byte) (packet, error) {
 	}
 	length := packet(p).length()
 	switch {
-	case p[3] == seq && length >= 2 && header+length <= maxPacket:
+	case p[3] == seq && length >= 2:
 		p, err = c.Peek(header + min(length, requestLength))
 		return p, incomplete(err, len(p))
 	case p[0] == 0x16 && p[1] == 0x03:
@@ -118,8 +118,6 @@ func first(c *wire.Conn, seq byte) (packet, error) {
 		if p, _ := c.Peek(8); upgraders.IsHTTP(p) {
 			return nil, upgraders.ErrHTTP
 		}
-	case p[3] == seq && length > 0:
-		return nil, wire.ErrTooLong
 	}
 	return nil, upgraders.ErrSyntax
 }
