@@ -25,7 +25,7 @@ import (
 
 // patience bounds whatever a test waits for; none waits so long when all is
 // well.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // A legacy is an FTP server that knows no TLS, unless it is told to.
 type legacy struct {
@@ -434,6 +434,7 @@ func (c *client) reset() {
 // want takes a reply that begins with the text.
 func (c *client) want(start string) string {
 	c.t.Helper()
+	c.conn.SetReadDeadline(time.Now().Add(patience))
 	line, err := c.in.ReadString('\n')
 	if err != nil || !strings.HasPrefix(line, start) {
 		c.t.Fatalf("want %s, got %q, %v", start, line, err)
