@@ -377,6 +377,8 @@ func TestFilesBehindTLS(t *testing.T) {
 	if reply := c.line(); !strings.HasPrefix(reply, "5") {
 		t.Errorf("control: the server lets users in without TLS: %s", reply)
 	}
+	client(t, "", lab.binary, "check", "--live", "-c", clear.path()).exited(t, 1).says(t, "refuses USER in cleartext")
+	client(t, "", lab.binary, "check", "--live", "-c", gw.path()).ok(t).silentOf(t, "USER")
 }
 
 // filesLogin returns a client in TLS, with its data protected, logged in if it

@@ -606,6 +606,23 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A client that has ended its control stream still has its transfer: the
+// backend, which would end it, hears of that afterwards (G-24).
+func TestHalfClosed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.backend.trickle = true
+	r.backend.files["a"] = pattern(10)
+	r.start()
+	c := r.secured(r.tls(0))
+	d := c.pasv("EPSV")
+	c.do("150", "RETR a")
+	c.conn.(*tls.Conn).CloseWrite()
+	if got := c.retrieve(d, "226"); len(got) != 10 {
+		t.Errorf("got %d bytes", len(got))
+	}
+}
+
 // A client that is gone takes its transfer along.
 func TestClientGone(t *testing.T) {
 	t.Parallel()

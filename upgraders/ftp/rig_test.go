@@ -184,6 +184,14 @@ func (l *legacy) serve(c net.Conn) {
 					s.Write(data[i : i+1])
 					time.Sleep(50 * time.Millisecond)
 				}
+				c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+				_, err := in.Peek(1)
+				c.SetReadDeadline(deadline)
+				if err == io.EOF {
+					s.Close()
+					reply("426 the client has left")
+					continue
+				}
 			default:
 				if _, err := s.Write(data); err != nil {
 					d.Close()
