@@ -94,6 +94,7 @@ type Authority struct {
 	now        func() time.Time
 	poll       time.Duration // of the store
 
+	orders  chan struct{} // holds a value for each that is made at the moment
 	mu      sync.Mutex
 	sources map[string]bool // names whose challenges are answered
 }
@@ -103,7 +104,7 @@ func New(cfg Config) *Authority {
 	if cfg.Challenges == nil {
 		cfg.Challenges = []string{TLSALPN01, HTTP01}
 	}
-	a := &Authority{cfg: cfg, client: newClient(cfg), now: time.Now, poll: storePoll, sources: make(map[string]bool)}
+	a := &Authority{cfg: cfg, client: newClient(cfg), now: time.Now, poll: storePoll, orders: make(chan struct{}, maxOrders), sources: make(map[string]bool)}
 	a.challenges = &challenges{store: cfg.Store, now: func() time.Time { return a.now() }}
 	a.engine = newEngine(cfg, a.client, a.challenges)
 	return a
@@ -169,6 +170,20 @@ func (a *Authority) serves(name string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.sources[strings.ToLower(name)]
+}
+
+// maxOrders is how many orders are made at the same time. Authorities count
+// requests, too, and a gateway may have hundreds of certificates.
+const maxOrders = 4
+
+// begin waits until there are not too many orders.
+func (a *Authority) begin(ctx context.Context) (end func(), err error) {
+	select {
+	case a.orders <- struct{}{}:
+		return func() { <-a.orders }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // An engine has a certificate issued: one order, proved by one kind of

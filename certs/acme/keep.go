@@ -105,7 +105,7 @@ func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
 			said = err.Error()
 			log.Error("the store cannot be read", "error", err)
 		}
-		if s.wanted() {
+		if s.wanted() || s.pending() {
 			s.try(ctx, false)
 		}
 		s.renewStandIn()
@@ -123,12 +123,19 @@ func (s *Source) Keep(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// wanted reports whether it is time for a try.
+// wanted reports whether it is time to order the certificate.
 func (s *Source) wanted() bool {
 	now, due := s.authority.now(), s.due()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.unsaved != nil || !now.Before(due) && (!now.Before(s.past.Next) || s.past.ahead(now))
+	return !now.Before(due) && (!now.Before(s.past.Next) || s.past.ahead(now))
+}
+
+// pending reports whether a certificate has yet to be stored.
+func (s *Source) pending() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unsaved != nil
 }
 
 // ours returns the certificate if it is what was ordered.
@@ -183,11 +190,16 @@ func (s *Source) try(ctx context.Context, force bool) error {
 		return err
 	}
 	defer release()
+	endOrder, err := s.authority.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer endOrder()
 	unlock, err := s.lead(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			err = fmt.Errorf("%w: %w", ErrStore, err)
-			s.failed(ctx, history{}, err)
+			s.failed(ctx, err)
 		}
 		return err
 	}
@@ -197,16 +209,18 @@ func (s *Source) try(ctx context.Context, force bool) error {
 	if now := s.ours(); force && now != before {
 		return nil
 	}
-	past := s.history(ctx)
-	s.remember(past)
-	if !force && (s.authority.now().Before(s.due()) || s.authority.now().Before(past.Next)) {
+	s.remember(s.history(ctx))
+	if !force && !s.wanted() {
 		return nil
 	}
+	s.mu.Lock()
+	past := s.past
+	s.mu.Unlock()
 	began := s.authority.now()
 	cert, challenge, err := s.obtain(ctx, past.Challenge)
 	if err != nil {
 		if ctx.Err() == nil {
-			s.failed(ctx, past, err)
+			s.failed(ctx, err)
 		}
 		return err
 	}
@@ -219,6 +233,9 @@ func (s *Source) try(ctx context.Context, force bool) error {
 	s.unsaved, _ = encode(cert)
 	s.mu.Unlock()
 	s.logger().Info("certificate obtained", append(about(cert), "challenge", challenge, "duration", s.authority.now().Sub(began).Seconds())...)
+	// It is kept even though we are being stopped.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
 	s.save(ctx)
 	s.putHistory(ctx, h)
 	s.tidy(ctx)
@@ -242,13 +259,10 @@ func (s *Source) lead(ctx context.Context) (unlock func(), err error) {
 }
 
 // failed notes why a try failed, and when the next one is due.
-func (s *Source) failed(ctx context.Context, past history, err error) {
+func (s *Source) failed(ctx context.Context, err error) {
 	now := s.authority.now()
 	s.mu.Lock()
-	if past.Last.IsZero() {
-		past = s.past
-	}
-	h := history{Failed: past.Failed + 1, Last: now, Result: result(err), Error: err.Error(), Challenge: past.Challenge}
+	h := history{Failed: s.past.Failed + 1, Last: now, Result: result(err), Error: err.Error(), Challenge: s.past.Challenge}
 	if e := (*spent)(nil); errors.As(err, &e) {
 		h.Next = e.until
 	} else {

@@ -30,6 +30,9 @@ type memory struct {
 	values map[string][]byte
 	locks  map[string]chan struct{}
 	gets   int
+	puts   int
+	room   int                           // for a value; 0: enough
+	strict bool                          // nothing is done for who has been stopped
 	fail   func(doing, key string) error // nil: never
 }
 
@@ -64,12 +67,19 @@ func (m *memory) Get(_ context.Context, key string) ([]byte, error) {
 	return bytes.Clone(data), nil
 }
 
-func (m *memory) Put(_ context.Context, key string, data []byte) error {
+func (m *memory) Put(ctx context.Context, key string, data []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.strict && ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if err := m.failing("put", key); err != nil {
 		return err
 	}
+	if m.room > 0 && len(data) > m.room {
+		return errors.New("disk full: make room")
+	}
+	m.puts++
 	m.values[key] = bytes.Clone(data)
 	return nil
 }
@@ -307,9 +317,14 @@ func TestColdStart(t *testing.T) {
 				t.Errorf("replica %d has another certificate", i)
 			}
 		}
+		puts := h.store.puts
 		time.Sleep(day)
+		synctest.Wait()
 		if h.count() != 1 {
 			t.Errorf("%d orders", h.count())
+		}
+		if h.store.puts != puts {
+			t.Errorf("%d things were written while nothing happened", h.store.puts-puts)
 		}
 		if n := strings.Count(h.log.String(), "certificate obtained"); n != 1 {
 			t.Errorf("%d obtained it", n)
@@ -324,7 +339,7 @@ func TestColdStart(t *testing.T) {
 // replicas, and with the key it had, or with another if that is wanted. What
 // one replica obtains the others have within seconds.
 func TestRenewal(t *testing.T) {
-	for _, life := range []time.Duration{9 * day, 6 * time.Hour} {
+	for _, life := range []time.Duration{3 * day, 6 * time.Hour} {
 		for _, rollover := range []bool{false, true} {
 			t.Run(fmt.Sprint(life, rollover), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -336,7 +351,7 @@ func TestRenewal(t *testing.T) {
 					defer h.keep(one)()
 					defer h.keep(two)()
 					synctest.Wait()
-					for n := range 5 {
+					for n := range 3 {
 						old := h.cert(one)
 						due := one.Status().Renew
 						third := life / 3
@@ -591,6 +606,9 @@ func TestStoreReadOnly(t *testing.T) {
 				if st := s.Status(); !errors.Is(st.Err, ErrStore) || !errors.Is(st.Err, broken) || st.Tries["store"] == 0 {
 					t.Errorf("%+v", st)
 				}
+				if st := s.Status(); st.Failed > 3*24 {
+					t.Errorf("%d tries in three days", st.Failed)
+				}
 				if _, err := fresh.Certificate(); !errors.Is(err, broken) {
 					t.Errorf("%v", err)
 				}
@@ -636,9 +654,29 @@ func TestStoreFull(t *testing.T) {
 		if st := s.Status(); st.Err != nil {
 			t.Errorf("%+v", st)
 		}
+		puts := h.store.puts
+		time.Sleep(5 * poll)
+		synctest.Wait()
+		if h.store.puts != puts {
+			t.Error("it is stored again and again")
+		}
 		again := h.source(mail)
 		if err := again.Load(t.Context()); err != nil || !h.cert(again).Leaf.Equal(cert.Leaf) {
 			t.Errorf("it was not stored: %v", err)
+		}
+	})
+}
+
+// A disk that has room for small things only is found out before anything is
+// ordered.
+func TestStoreNearlyFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		h.store.room = 2000
+		s := h.source(mail)
+		says(t, s.Renew(t.Context()), ErrStore, "so nothing was ordered", "make room")
+		if h.count() != 0 {
+			t.Errorf("%d orders", h.count())
 		}
 	})
 }
@@ -889,6 +927,76 @@ func TestTidy(t *testing.T) {
 	})
 }
 
+// A store that cannot be read for a while is told of as long as that lasts.
+func TestStoreDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		s := h.source(mail)
+		defer h.keep(s)()
+		synctest.Wait()
+		broken := errors.New("stale file handle")
+		h.store.breaks(func(string, string) error { return broken })
+		time.Sleep(12 * time.Hour)
+		if st := s.Status(); !errors.Is(st.Err, broken) || st.StandIn || st.Certificate == nil {
+			t.Errorf("%+v", st)
+		}
+		if n := strings.Count(h.log.String(), "the store cannot be read"); n != 1 {
+			t.Errorf("it was logged %d times", n)
+		}
+		h.store.breaks(nil)
+		time.Sleep(poll + time.Second)
+		if st := s.Status(); st.Err != nil {
+			t.Errorf("%+v", st)
+		}
+		if h.count() != 1 {
+			t.Errorf("%d orders", h.count())
+		}
+	})
+}
+
+// A gateway with many certificates does not order all at once.
+func TestOrdersAreFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		var now, most atomic.Int64
+		h.does(func(_ context.Context, o order) ([][]byte, error) {
+			most.Store(max(most.Load(), now.Add(1)))
+			time.Sleep(time.Second)
+			now.Add(-1)
+			return h.sign(o), nil
+		})
+		a := h.authority()
+		for i := range 20 {
+			defer h.keep(a.Source(Order{Label: fmt.Sprint(i), Names: []string{fmt.Sprintf("%d.example.org", i)}}))()
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if h.count() != 20 || most.Load() != maxOrders {
+			t.Errorf("%d orders, %d at once", h.count(), most.Load())
+		}
+	})
+}
+
+// A certificate that comes while we are being stopped is kept.
+func TestStopAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		h.does(func(_ context.Context, o order) ([][]byte, error) {
+			cancel()
+			return h.sign(o), nil
+		})
+		h.store.strict = true
+		if err := h.source(mail).Renew(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s := h.source(mail)
+		if err := s.Load(t.Context()); err != nil || s.ours() == nil {
+			t.Errorf("it is lost: %v", err)
+		}
+	})
+}
+
 // Renew orders now; two at the same time order once.
 func TestRenew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -973,6 +1081,7 @@ func TestBootstrap(t *testing.T) {
 		o := mail
 		o.Bootstrap = true
 		s, bare := h.source(o), h.source(Order{Label: "bare", Names: []string{"bare.example.org"}})
+		s.authority.poll, bare.authority.poll = 6*time.Hour, 6*time.Hour // months pass
 		first := h.cert(s)
 		if _, err := bare.Certificate(); err == nil || err.Error() != "not issued yet: https://acme.example.org/dir is being asked for it" {
 			t.Errorf("before: %v", err)
@@ -991,7 +1100,7 @@ func TestBootstrap(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 		h.does(nil)
-		time.Sleep(2 * time.Hour)
+		time.Sleep(day)
 		synctest.Wait()
 		if st := s.Status(); st.StandIn || st.Err != nil {
 			t.Errorf("%+v", st)

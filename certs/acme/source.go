@@ -42,7 +42,8 @@ type Source struct {
 	advice   time.Time        // when the authority would have current renewed
 	upcoming crypto.PublicKey // of the next certificate, where it is known
 	past     history
-	err      error // why there is no certificate, or no newer one
+	err      error // of the last try
+	unread   error // why the store cannot be read
 	tries    map[string]uint64
 }
 
@@ -77,10 +78,19 @@ func (s *Source) Certificate() (*tls.Certificate, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.err != nil {
-		return nil, fmt.Errorf("not issued yet: %w", s.err)
+	if err := s.reason(); err != nil {
+		return nil, fmt.Errorf("not issued yet: %w", err)
 	}
 	return nil, fmt.Errorf("not issued yet: %s is being asked for it", s.authority.cfg.Directory)
+}
+
+// reason returns why there is no certificate, or no newer one. Its caller holds
+// mu.
+func (s *Source) reason() error {
+	if s.unread != nil {
+		return s.unread
+	}
+	return s.err
 }
 
 // Status is what can be told of a certificate.
@@ -117,8 +127,8 @@ func (s *Source) Status() Status {
 	st.NextKey = s.nextKey()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Last, st.Failed, st.Err, st.Tries = s.past.Last, s.past.Failed, s.err, maps.Clone(s.tries)
-	if st.Err != nil {
+	st.Last, st.Failed, st.Err, st.Tries = s.past.Last, s.past.Failed, s.reason(), maps.Clone(s.tries)
+	if s.err != nil {
 		st.Next = s.past.Next
 	}
 	return st
@@ -143,11 +153,10 @@ func (s *Source) Load(ctx context.Context) error {
 	defer release()
 	s.remember(s.history(ctx))
 	s.peek(ctx)
-	if err = s.look(ctx); err != nil {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.err = err
-	}
+	err = s.look(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unread = err
 	return err
 }
 
