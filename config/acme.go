@@ -31,8 +31,9 @@ type acmeBlock struct {
 
 type storeBlock struct {
 	block
-	Kind attr[string] `hcl:"kind,label" enum:"dir"`
-	Path attr[string] `hcl:"path,optional" unset:"acme in state.path" doc:"the directory"`
+	Kind       attr[string] `hcl:"kind,label" enum:"dir"`
+	Path       attr[string] `hcl:"path,optional" unset:"acme in state.path" doc:"the directory"`
+	SecretFile attr[string] `hcl:"secret_file,optional" unset:"tickets.key in state.path, made when it is not there" doc:"file with what the keys of shared tickets are encrypted with in the store: 32 bytes or more, the same for every replica, and in no backup of the store"`
 }
 
 type externalAccountBlock struct {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/sallyport/sallyport/certs"
 	"github.com/sallyport/sallyport/certs/acme"
+	"github.com/sallyport/sallyport/certs/tickets"
 	"github.com/sallyport/sallyport/gateway"
 	"github.com/sallyport/sallyport/upgraders/all"
 )
@@ -51,6 +52,11 @@ type Config struct {
 	Sources []certs.Source
 
 	issuers issuers // who issues some of Sources
+
+	// Tickets holds the keys of shared tickets, nil where no tls block wants
+	// them. Someone must Keep it. While its options stay it is that of
+	// Options.Previous.
+	Tickets *tickets.Ring
 
 	// Files are the paths whose change means a reload: configuration files,
 	// the directory they are in when it was given, what file() read, and the

@@ -16,6 +16,7 @@ import (
 
 	"github.com/sallyport/sallyport/certs"
 	"github.com/sallyport/sallyport/certs/acme"
+	"github.com/sallyport/sallyport/certs/tickets"
 	"github.com/sallyport/sallyport/gateway"
 	"github.com/sallyport/sallyport/upgraders"
 )
@@ -59,6 +60,7 @@ type loader struct {
 	// What was made of blocks.
 	sources  map[*certificateBlock][]certs.Source
 	issuers  map[*acmeBlock]*acme.Authority // of those in use
+	tickets  *tickets.Ring
 	tls      map[*tlsBlock]*gateway.TLS
 	policies map[*policyBlock]*gateway.Policy
 	backends map[*backendBlock]*gateway.Backend
@@ -245,6 +247,7 @@ func (l *loader) config() *Config {
 	}
 	for _, b := range l.root.ACME {
 		l.checkACME(b)
+		l.checkSecret(b.Store)
 	}
 	for _, b := range l.root.Certificates {
 		l.sources[b] = l.certificate(b)
@@ -253,6 +256,7 @@ func (l *loader) config() *Config {
 	for _, b := range l.root.TLS {
 		l.tls[b] = l.tlsSettings(b)
 	}
+	cfg.Tickets = l.tickets
 	for _, b := range l.root.Policies {
 		l.policies[b] = l.policy(b)
 	}

@@ -17,7 +17,6 @@ var notYet = []struct {
 }{
 	{"policy.downgrade", "", "Leave it out; sallyport report clients shows who comes with less TLS."},
 
-	{"tls.tickets", "shared", "Leave it out: tickets are good on the gateway that issued them."},
 	{"tls.records", "", "Leave it out."},
 
 	{"resolver.trust_ad", "", "Leave it out: nothing asks for DNSSEC's verdict."},

@@ -17,7 +17,7 @@ type tlsBlock struct {
 	block
 	Name       attr[ident]      `hcl:"name,label"`
 	MinVersion attr[string]     `hcl:"min_version,optional" default:"1.2" enum:"1.0|1.1|1.2|1.3" doc:"the lowest version of TLS"`
-	Tickets    attr[string]     `hcl:"tickets,optional" default:"memory" enum:"memory|shared" doc:"where the keys of session tickets are: in memory, or in the store that replicas share"`
+	Tickets    attr[string]     `hcl:"tickets,optional" default:"memory" enum:"memory|shared" doc:"where the keys of session tickets are: in memory, or, for TLS 1.3, in the store of the acme block, where they survive a restart and replicas share them"`
 	Records    attr[string]     `hcl:"records,optional" default:"standard" enum:"standard|compact" doc:"what carries TLS records after the handshake: crypto/tls, or an implementation that holds less memory"`
 	ClientAuth *clientAuthBlock `hcl:"client_auth,block" doc:"Asks clients for a certificate. A session whose certificate we verified is labelled authenticated."`
 }
@@ -40,6 +40,11 @@ func (l *loader) tlsSettings(b *tlsBlock) *gateway.TLS {
 	settings := &gateway.TLS{Name: b.label(), MinVersion: versions[b.MinVersion.Value]}
 	if b.MinVersion.good() && settings.MinVersion < tls.VersionTLS12 {
 		l.warnf(b.MinVersion.At, "Old versions of TLS", "TLS %s is broken (RFC 8996). It is better than nothing only where cleartext is the alternative (RFC 7435, 3), so only a listener with cleartext = \"allow\" may use tls.%s. The metric sallyport_handshakes_total counts who still needs it.", b.MinVersion.Value, b.label())
+	}
+	if b.Tickets.good() && b.Tickets.Value == "shared" {
+		if ring := l.ticketRing(b); ring != nil {
+			settings.Tickets = ring
+		}
 	}
 	if b.ClientAuth != nil {
 		settings.ClientAuth = l.clientAuth(b.ClientAuth)

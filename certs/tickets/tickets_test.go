@@ -130,7 +130,7 @@ func TestShared(t *testing.T) {
 	})
 }
 
-// Each day has its secret, which all replicas know before it seals anything;
+// T-06: each day has its secret, which all replicas know before it seals anything;
 // it opens until it is seven days old, to the second, and then it is nowhere:
 // not in memory, whatever the store does, and not in the store.
 func TestRotation(t *testing.T) {

@@ -91,6 +91,7 @@ func (s *server) start() error {
 	s.log.Info("sallyport starts", "version", build.Version, "commit", build.Commit, "go", build.Go, "config", s.opts.path)
 	s.warn(diags)
 	s.state = cfg.State
+	s.awaitTickets(cfg)
 	if err := s.apply(cfg); err != nil {
 		return err
 	}
@@ -152,7 +153,7 @@ func (s *server) apply(cfg *config.Config) error {
 	s.applyControl(cfg.Admin.Control)
 	s.sockets.report(cfg.Gateway, s.log)
 	s.checkNoFile(cfg.Gateway)
-	s.watcher.Apply(cfg.Sources)
+	s.watcher.Apply(cfg.Sources, keepers(cfg)...)
 	return nil
 }
 
@@ -166,6 +167,27 @@ func (s *server) applyControl(path string) {
 	s.control = bindControl(path, s.private, s.log)
 	s.control.serve()
 	go old.close() // running requests may end
+}
+
+// keepers are what else looks after itself.
+func keepers(cfg *config.Config) []certs.Keeper {
+	if cfg.Tickets == nil {
+		return nil
+	}
+	return []certs.Keeper{cfg.Tickets}
+}
+
+// awaitTickets waits for the keys of shared tickets, so that the first clients
+// after a restart resume. A store that takes long holds nobody up.
+func (s *server) awaitTickets(cfg *config.Config) {
+	if cfg.Tickets == nil {
+		return
+	}
+	s.watcher.Apply(nil, keepers(cfg)...)
+	select {
+	case <-cfg.Tickets.Loaded():
+	case <-time.After(time.Second):
+	}
 }
 
 // announce logs where listeners listen that did not before.

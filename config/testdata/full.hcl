@@ -39,7 +39,8 @@ acme "letsencrypt" {
   challenges = ["tls-alpn-01", "http-01"]
   manager    = "advanced"
   store "dir" {
-    path = "/var/lib/sallyport/acme"
+    path        = "/var/lib/sallyport/acme"
+    secret_file = "${var.certs}/mail.key"
   }
   external_account {
     key_id = "kid-1"
@@ -52,6 +53,10 @@ acme "private" {
   manager    = "advanced"
   challenges = ["dns-01", "http-01"]
   profile    = "shortlived"
+  store "dir" {
+    path        = "/var/lib/sallyport/acme"
+    secret_file = "${var.certs}/mail.key"
+  }
   dns "rfc2136" {
     server        = "192.0.2.53:53"
     key_name      = "sallyport"
@@ -66,6 +71,10 @@ acme "by-program" {
   directory  = "https://ca.corp.example/acme"
   accept_tos = true
   manager    = "advanced"
+  store "dir" {
+    path        = "/var/lib/sallyport/acme"
+    secret_file = "${var.certs}/mail.key"
+  }
   dns "exec" {
     command = ["/bin/sh", "/usr/local/lib/sallyport/dns-hook"]
   }
