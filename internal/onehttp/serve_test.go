@@ -10,9 +10,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/sallyport/sallyport/upgraders"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -224,4 +227,51 @@ func TestBroken(t *testing.T) {
 	if err := v.end(t); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("Serve returned %v", err)
 	}
+}
+
+// A head has its time from its first byte on, whatever else is going on; a
+// connection on which nothing was asked yet is ended by a stop as well.
+func TestTimes(t *testing.T) {
+	for _, behind := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server := net.Pipe()
+			ended := make(chan error, 1)
+			go func() {
+				ended <- Serve(t.Context(), server, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					time.Sleep(2 * headTime) // a request that takes longer than the next one's head may
+				}), nil)
+			}()
+			r := bufio.NewReader(client)
+			began := time.Now()
+			if behind {
+				io.WriteString(client, get)
+			}
+			io.WriteString(client, get[:20])
+			for i := range map[bool]int{false: 1, true: 2}[behind] {
+				res, err := http.ReadResponse(r, nil)
+				if want := map[bool]int{false: 400, true: 200}[behind && i == 0]; err != nil || res.StatusCode != want {
+					t.Fatalf("got %v, %v, want %d", res, err, want)
+				}
+			}
+			if took := time.Since(began); took != map[bool]time.Duration{false: headTime, true: 2 * headTime}[behind] {
+				t.Errorf("it took %s", took)
+			}
+			if err := <-ended; !errors.Is(err, upgraders.ErrSyntax) {
+				t.Error(err)
+			}
+			client.Close()
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		stopping, ended := make(chan struct{}), make(chan error, 1)
+		go func() { ended <- Serve(t.Context(), server, http.HandlerFunc(echo), stopping) }()
+		time.Sleep(time.Second)
+		close(stopping)
+		began := time.Now()
+		if err := <-ended; err != nil || time.Since(began) > newConnGrace {
+			t.Errorf("a stop takes %s, %v", time.Since(began), err)
+		}
+		client.Close()
+	})
 }
