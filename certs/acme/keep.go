@@ -128,7 +128,7 @@ func (s *Source) wanted() bool {
 	now, due := s.authority.now(), s.due()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return !now.Before(due) && (!now.Before(s.past.Next) || s.past.ahead(now))
+	return !now.Before(due) && !now.Before(s.past.Next)
 }
 
 // pending reports whether a certificate has yet to be stored.
