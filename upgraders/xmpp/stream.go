@@ -111,7 +111,7 @@ func (v variant) header(from, to string) string {
 		b.WriteString(" xmlns:db='jabber:server:dialback'")
 	}
 	fmt.Fprintf(&b, " from='%s'", from)
-	if v.servers && to != "" {
+	if to != "" {
 		fmt.Fprintf(&b, " to='%s'", to)
 	}
 	fmt.Fprintf(&b, " id='%s' version='1.0' xml:lang='en'>", hex.EncodeToString(id))

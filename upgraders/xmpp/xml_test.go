@@ -212,6 +212,14 @@ func TestHostOf(t *testing.T) {
 	}
 }
 
+// RFC 6120, 4.7.3: the id of a stream is another each time.
+func TestStreamID(t *testing.T) {
+	v := variant{content: "jabber:client"}
+	if a, b := v.header("example.org", ""), v.header("example.org", ""); a == b || len(a) != len(b) {
+		t.Errorf("%s, then %s", a, b)
+	}
+}
+
 // Each mechanism that needs the client's certificate or its channel goes, and no
 // other, unless the channel is the same on both legs.
 func TestUsable(t *testing.T) {
