@@ -29,8 +29,8 @@ var fence = regexp.MustCompile("(?ms)^```hcl\n(.*?)^```$")
 // of nothing.
 func TestREADMEConfigurationLoads(t *testing.T) {
 	blocks := fence.FindAllStringSubmatch(read(t, "README.md"), -1)
-	if len(blocks) < 2 {
-		t.Fatal("README.md should show a configuration and a self-signed certificate")
+	if len(blocks) < 3 {
+		t.Fatal("README.md should show a configuration, a self-signed certificate and one of an authority")
 	}
 	dir := t.TempDir()
 	ca, err := newDemoCA(dir)
@@ -52,6 +52,7 @@ func TestREADMEConfigurationLoads(t *testing.T) {
 	for name, text := range map[string]string{
 		"with certbot's files": whole,
 		"self-signed":          certificate.ReplaceAllLiteralString(whole, blocks[1][1]),
+		"by an authority":      certificate.ReplaceAllLiteralString(whole, "state { path = \""+dir+"\" }\n"+blocks[2][1]),
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "sallyport.hcl")
