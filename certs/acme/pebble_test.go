@@ -348,11 +348,25 @@ func TestDirectoryIsAuthenticated(t *testing.T) {
 	server := httptest.NewTLSServer(http.NotFoundHandler())
 	t.Cleanup(server.Close)
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
-	at := func(directory string) error {
-		a := New(Config{Directory: directory, AcceptTOS: true, Store: newMemory()})
+	trusted := x509.NewCertPool()
+	trusted.AddCert(server.Certificate())
+	at := func(directory string, change ...func(*Config, *tls.Config)) error {
+		cfg := Config{Directory: directory, AcceptTOS: true, Store: newMemory()}
+		var settings tls.Config
+		for _, c := range change {
+			c(&cfg, &settings)
+		}
+		a := New(cfg)
+		a.client.Transport.(*transport).next.(*http.Transport).TLSClientConfig.Time = settings.Time
 		return a.Source(Order{Label: "mail", Names: []string{"mail.example.org"}}).Renew(t.Context())
 	}
 	says(t, at(server.URL), ErrUnreachable, "certificate signed by unknown authority", "in ca_file")
+	says(t, at(strings.Replace(server.URL, "127.0.0.1", "localhost", 1), func(c *Config, _ *tls.Config) { c.CAs = trusted }),
+		ErrUnreachable, "not localhost", "correct the host in the directory's URL")
+	says(t, at(server.URL, func(c *Config, s *tls.Config) {
+		c.CAs = trusted
+		s.Time = func() time.Time { return time.Date(2201, 1, 1, 0, 0, 0, 0, time.UTC) }
+	}), ErrUnreachable, "certificate has expired", "see that the clock of this machine is right")
 	says(t, at("http://127.0.0.1:1/dir"), ErrUnreachable, "without https everybody on the way could order certificates")
 	says(t, at("https://127.0.0.1:1/dir"), ErrUnreachable, "connection refused", "see that the directory's URL is right")
 }

@@ -187,7 +187,7 @@ func (d *Dir) check() error {
 	case !info.IsDir():
 		return fmt.Errorf("%s is none: name a directory", d)
 	case info.Mode().Perm()&0o002 != 0:
-		return fmt.Errorf("%s holds private keys and may be written by everybody: chmod 700 %s", d, d.path)
+		return fmt.Errorf("%s holds private keys and may be written by everybody: chmod 700 %s, or name a directory below it", d, d.path)
 	}
 	got, err := read(filepath.Join(d.path, versionFile))
 	switch {
@@ -294,6 +294,8 @@ func (d *Dir) explain(doing string, err error) error {
 		advice = ": mount it writable, or name another directory"
 	case errors.Is(err, syscall.ENOSPC):
 		advice = ": make room there, or name another directory"
+	case errors.Is(err, syscall.ENOLCK), errors.Is(err, errors.ErrUnsupported):
+		advice = ": its file system has no locks; name a directory on another one"
 	case errors.Is(err, syscall.EDQUOT):
 		advice = ": raise the quota, or name another directory"
 	}
