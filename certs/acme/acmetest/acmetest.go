@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -347,20 +348,22 @@ func await(t testing.TB, what string, try func() error) {
 	}
 }
 
-// freePort returns a port that is free for TCP and UDP.
+// freePort returns a port that is free for TCP and UDP, and that the system
+// gives to no connection that is made meanwhile (ip_local_port_range begins
+// above it).
 func freePort(t testing.TB) int {
 	t.Helper()
 	for range 100 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000))
+		ln, err := net.Listen("tcp", address)
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
-		port := ln.Addr().(*net.TCPAddr).Port
-		conn, err := net.ListenPacket("udp", ln.Addr().String())
+		conn, err := net.ListenPacket("udp", address)
 		ln.Close()
 		if err == nil {
 			conn.Close()
-			return port
+			return ln.Addr().(*net.TCPAddr).Port
 		}
 	}
 	t.Fatal("no port is free for TCP and UDP")
