@@ -154,7 +154,7 @@ func (l *loader) warnClientFacts(to attr[*backendBlock], p *upgraders.Protocol) 
 	case "smtp":
 		danger = "an open relay if that is in mynetworks"
 	case "mysql":
-		danger += ", and who connects and leaves, as scanners do, makes it block that address (max_connect_errors)"
+		danger += ", and clients that break off their logins make it block that address (max_connect_errors)"
 	}
 	l.warnf(to.At, "The backend does not learn who the client is", "The backend sees every client as the gateway's address: %s. Write send = \"proxy-v2\"%s in backend %q, and let the backend accept it from the gateway only. One that understands no such thing must grant that address nothing.", danger, orForward(p), to.Value.label())
 }

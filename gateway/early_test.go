@@ -12,6 +12,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
+	"github.com/sallyport/sallyport/internal/wire"
 	"github.com/sallyport/sallyport/upgraders"
 )
 
@@ -187,6 +188,52 @@ func TestEarlyBackendEnds(t *testing.T) {
 		t.Error(err)
 	}
 	r.logged("outcome=connect_only")
+}
+
+// Leave is said to a server that would take a client's leaving for the
+// gateway's: not to one that knows who the client is, and not behind what the
+// client has said.
+func TestLeave(t *testing.T) {
+	for name, c := range map[string]struct {
+		send Send
+		tls  bool // the client goes on
+		want string
+	}{
+		"gateway's address": {SendNone, false, "farewell\r\n"},
+		"client's address":  {SendProxyV1, false, ""},
+		"given to Join":     {SendNone, true, "client's\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			heard := make(chan string, 1)
+			r := newEarlyRig(t, func(l *Listener, b *Backend) {
+				l.Upgrader.(*toyUpgrader).join = func(_ context.Context, link *upgraders.Link) error {
+					io.WriteString(link.Backend, "client's\r\n")
+					return io.ErrUnexpectedEOF
+				}
+				l.Protocol.Leave = func(_ context.Context, backend *wire.Conn) { io.WriteString(backend, "farewell\r\n") }
+				b.Send = c.send
+				b.Servers[0].Address = serve(t, func(conn net.Conn) {
+					in := bufio.NewReader(conn)
+					if c.send != SendNone {
+						in.ReadString('\n') // the header
+					}
+					io.WriteString(conn, "backend\r\n")
+					said, _ := io.ReadAll(in)
+					heard <- string(said)
+				})
+			})
+			if c.tls {
+				r.startTLS(clientTLS()).Close()
+			} else {
+				v := r.dial()
+				v.hear("hello")
+				v.Close()
+			}
+			if got := <-heard; got != c.want {
+				t.Errorf("the server hears %q, want %q", got, c.want)
+			}
+		})
+	}
 }
 
 // A protocol whose own words ask the backend for TLS has it shaken hands when

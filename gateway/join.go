@@ -53,6 +53,7 @@ func (s *session) join(ctx context.Context, h upgraders.Handover, r *route) (*le
 	if l.backend != r.backend {
 		return nil, errElse
 	}
+	s.led = true
 	if err := s.lead(ctx, h, r, l); err != nil {
 		return nil, err // the client has its greeting, so there is no other server
 	}
@@ -178,6 +179,22 @@ func (s *session) dialEarly(ctx context.Context, r *route, hear func(*wire.Conn)
 		return fmt.Errorf("%w: %w", errEarly, err)
 	}
 	return nil
+}
+
+// leaveEarly ends an early leg that will not be joined, with a word where a
+// server would hold it against the gateway's address, and so against everyone,
+// that a client has left. One that is told who the client is may do so.
+func (s *session) leaveEarly() {
+	l := s.early
+	if l == nil || l.closed {
+		return
+	}
+	leave, send := s.l.cfg.Protocol.Leave, l.backend.cfg.Send
+	if leave != nil && !s.led && (send == SendNone || send == "") {
+		l.sock.SetDeadline(time.Now().Add(lastWords))
+		leave(s.gw.ctx, l.conn)
+	}
+	l.close()
 }
 
 // dial connects to one server and sends the PROXY header. TLS is begun, too,

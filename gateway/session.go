@@ -38,6 +38,7 @@ type session struct {
 	preamble int64 // the PROXY header's bytes
 	joined   bool
 	early    *leg   // dialled before TLS (MySQL)
+	led      bool   // and given to Join
 	preview  bool   // and of no use inside it
 	host     string // that the client has named in the protocol's own words
 	leg      *leg   // where the session is joined
@@ -308,9 +309,7 @@ func (s *session) silent() bool { return s.sock.Received() == s.preamble }
 // linger closes the sending side and reads the rest for a moment: a close with
 // unread bytes in the kernel is a reset, which can overtake the refusal.
 func (s *session) linger() {
-	if s.early != nil {
-		s.early.close() // it has nothing to wait for
-	}
+	s.leaveEarly()
 	if s.sock.CloseWrite() != nil {
 		return
 	}

@@ -405,6 +405,38 @@ func TestMySQLConnectErrors(t *testing.T) {
 	}
 }
 
+// A server that knows no address but the gateway's hears of a client that has
+// left, or was turned away, as of one that was refused, which it does not
+// count.
+func TestMySQLLeave(t *testing.T) {
+	t.Parallel()
+	g := sqlGateway(t, mariaServer(t, theMariaDB), "")
+	d := driver{addr: g.addr("open"), user: "u1", password: password}
+	denied := func() (n int) {
+		answer, err := d.asks(t, "select variable_value from information_schema.global_status where variable_name = 'Access_denied_errors'")
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Sscan(answer, &n)
+		return n
+	}
+	before := denied()
+	for range 5 {
+		p := dial(t, "", g.addr("db"))
+		p.conn.SetReadDeadline(time.Now().Add(patience))
+		p.r.Peek(1)
+		p.conn.Close()
+		p = dial(t, "", g.addr("db"))
+		p.conn.SetReadDeadline(time.Now().Add(patience))
+		p.r.Peek(1)
+		p.write([]byte("no login"))
+		p.rest()
+	}
+	if !eventually(patience, func() bool { return denied() >= before+10 }) {
+		t.Errorf("%d logins were refused; want 10 more than %d", denied(), before)
+	}
+}
+
 // The leg to the server is TLS where that is asked for, which an account that
 // requires it shows, in each way that a client can come; a certificate that
 // does not verify ends it, in the protocol's words.

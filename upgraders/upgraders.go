@@ -106,6 +106,12 @@ type Protocol struct {
 	// calls Link.Secure. Request then serves probes alone.
 	SecureInJoin bool
 
+	// Leave takes leave of a backend that Session.Backend has dialled and that
+	// will not be joined, where servers hold it against an address to hang up
+	// on them. It is called where the backend knows no other address than the
+	// gateway's. Nil: it is hung up on.
+	Leave func(ctx context.Context, backend *wire.Conn)
+
 	// Greeting stands for the greeting of a backend that was asked for TLS by
 	// Request: the real one came in the clear and must not be believed, and
 	// Join expects one. Nil where the backend greets again, or never does.

@@ -33,6 +33,7 @@ func Protocol() *upgraders.Protocol {
 		Probe:         probe,
 		Audit:         audit,
 		Request:       request,
+		Leave:         leave,
 		SecureInJoin:  true,
 		Greeting:      standIn(),
 	}

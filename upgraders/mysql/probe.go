@@ -68,8 +68,8 @@ func audit(_ context.Context, link *upgraders.Link, told upgraders.Told) ([]upgr
 	return nil, nil
 }
 
-// knock logs in with an empty password, and takes its leave where that is
-// enough. It returns the OK or ERR packet.
+// knock hears a server's greeting and logs in with an empty password. It
+// takes its leave where that is enough, and returns the OK or ERR packet.
 func knock(backend *wire.Conn, user string) (packet, error) {
 	p, err := peek(backend, maxGreeting)
 	if err != nil {
@@ -80,6 +80,15 @@ func knock(backend *wire.Conn, user string) (packet, error) {
 		return nil, err
 	}
 	backend.Discard(len(p))
+	return logIn(backend, seq, user)
+}
+
+// leave is what a probe would say, to a server whose greeting was heard, and
+// for the same reason: the client has left, or was turned away.
+func leave(_ context.Context, backend *wire.Conn) { logIn(backend, 1, stranger) }
+
+// logIn logs in with an empty password. seq is the number of its first packet.
+func logIn(backend *wire.Conn, seq byte, user string) (p packet, err error) {
 	own := uint32(ownFlags)
 	if seq > 1 { // the stand-in: TLS was asked for
 		own |= clientSSL

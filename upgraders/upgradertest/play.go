@@ -90,6 +90,7 @@ func setUp(s *script, p *upgraders.Protocol, ca *authority, bytewise bool) (st *
 	proto := *p
 	backend := &gateway.Backend{Name: "scripted", Servers: []gateway.Server{{Address: address}}, Forward: s.forward}
 	proto.Probe = nil // nothing is known
+	proto.Leave = nil // what the gateway says by itself is no part of a dialogue
 	if s.caps != nil {
 		proto.Probe = func(context.Context, *upgraders.Link) (upgraders.Capabilities, error) {
 			return slices.Clone(s.caps), nil
