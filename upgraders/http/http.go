@@ -27,7 +27,7 @@ func Protocol() *upgraders.Protocol {
 		Keyword:       "Upgrade: TLS",
 		Ports:         []uint16{80},
 		Implicit:      []uint16{443, 631},
-		ALPN:          []string{"http/1.1"},
+		ALPN:          []string{"http/1.1", "http/1.0"},
 		IdleTimeout:   5 * time.Minute,
 		CleartextAuth: true,
 		TellsClient:   true,

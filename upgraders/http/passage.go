@@ -154,7 +154,7 @@ func (p *passage) dial(ctx context.Context) (net.Conn, error) {
 	}
 	if err := takeOwed(c); err != nil {
 		c.Close()
-		return nil, fmt.Errorf("%w: %w", upgraders.ErrBackend, err)
+		return nil, err
 	}
 	return c, nil
 }
@@ -356,7 +356,7 @@ func (p *passage) failed(w http.ResponseWriter, r *http.Request, err error) {
 		refuse(w, http.StatusBadRequest, "Bad Request")
 	default:
 		// As text only: what the client gets is whole.
-		p.note(fmt.Errorf("%w: %v", upgraders.ErrBackend, err))
+		p.note(fmt.Errorf("%w: %s", upgraders.ErrBackend, strings.TrimPrefix(err.Error(), upgraders.ErrBackend.Error()+": ")))
 		refuse(w, http.StatusBadGateway, "The server gave no answer.")
 	}
 }

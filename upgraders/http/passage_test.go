@@ -310,6 +310,11 @@ func TestProbe(t *testing.T) {
 	if _, err := probe(t.Context(), &upgraders.Link{Backend: c}); !errors.Is(err, upgraders.ErrTryNext) {
 		t.Errorf("the answer that was owed is taken for the probe's: %v", err)
 	}
+	c, _ = server(t)
+	c.Putback([]byte(switching + "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno"))
+	if _, err := probe(t.Context(), &upgraders.Link{Backend: c}); err == nil || !strings.Contains(err.Error(), "400 Bad Request, and leaves") {
+		t.Errorf("a server that leaves after the upgrade: %v", err)
+	}
 }
 
 // A server that shows strangers what is for its own machine is told of.

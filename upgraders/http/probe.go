@@ -37,7 +37,10 @@ func takeOwed(c *wire.Conn) error {
 	c.Discard(len(switching))
 	c.SetDeadline(time.Now().Add(answerTime))
 	defer c.SetDeadline(time.Time{})
-	_, err := readAnswer(c, "OPTIONS")
+	res, err := readAnswer(c, "OPTIONS")
+	if err == nil && res.Close {
+		return fmt.Errorf("%w: it answers the request for TLS with %s, and leaves", upgraders.ErrBackend, res.Status)
+	}
 	return err
 }
 
