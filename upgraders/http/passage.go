@@ -102,7 +102,7 @@ func (p *passage) run(ctx context.Context, client *wire.Conn, stopping <-chan st
 	defer transport.CloseIdleConnections()
 	p.proxy = &httputil.ReverseProxy{
 		Rewrite:        p.rewrite,
-		Transport:      transport,
+		Transport:      heeding{transport},
 		ModifyResponse: p.modify,
 		ErrorHandler:   p.failed,
 		FlushInterval:  -1,
@@ -275,7 +275,7 @@ var clientFacts = []string{
 // be a way past everything that is done here to requests.
 func isWebSocket(r *http.Request) bool {
 	upgrade := r.Header.Values("Upgrade")
-	return r.Method == http.MethodGet && r.ContentLength == 0 && len(upgrade) == 1 && strings.EqualFold(upgrade[0], "websocket")
+	return r.ProtoAtLeast(1, 1) && r.Method == http.MethodGet && r.ContentLength == 0 && len(upgrade) == 1 && strings.EqualFold(upgrade[0], "websocket")
 }
 
 // trailers are those that the client has announced and the backend may have:
@@ -317,13 +317,25 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// heeding is a transport that heeds what a backend says for one hop only, which
+// is taken out before modify sees an answer.
+type heeding struct{ *http.Transport }
+
+// RoundTrip implements http.RoundTripper.
+func (t heeding) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.Transport.RoundTrip(r)
+	if err == nil && res.StatusCode == http.StatusUpgradeRequired && strings.Contains(strings.ToUpper(strings.Join(res.Header.Values("Upgrade"), ",")), "TLS/") {
+		// It asks for the TLS that has ended here, and a client that obeys
+		// would come again for ever.
+		res.Body.Close()
+		return nil, fmt.Errorf("%w: it asks for TLS itself (426): turn that off there, or give the backend a block tls", upgraders.ErrBackend)
+	}
+	return res, err
+}
+
 // modify corrects what the backend answers.
 func (p *passage) modify(res *http.Response) error {
 	switch {
-	case res.StatusCode == http.StatusUpgradeRequired:
-		// It asks for the TLS that has ended here, and a client that obeys
-		// would come again for ever.
-		return fmt.Errorf("%w: it asks for TLS itself (426): turn that off there, or give the backend a block tls", upgraders.ErrBackend)
 	case res.StatusCode == http.StatusUnauthorized && p.refuseAuth:
 		p.note(upgraders.ErrNeedsTLS)
 		res.Body.Close()
