@@ -11,11 +11,13 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -262,7 +264,7 @@ func TestChallengeBlocks(t *testing.T) {
 	if err := r.dial().upgrade(authority("mx.example.org")); err == nil {
 		t.Error("answered out of nothing")
 	}
-	if took := time.Since(begin); took > 9*time.Second {
+	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 	r.logged("outcome=handshake_failed")
@@ -353,38 +355,39 @@ func TestPages(t *testing.T) {
 // Nobody stays at a page: the time of a dialogue is all there is, in TLS too,
 // and byte by byte, and all that time the client is pending.
 func TestPagesDeadline(t *testing.T) {
-	r := newRig(t, func(l *Listener) {
-		pages(l)
-		l.Policy.Dialogue.Timeout, l.Policy.Limits.PendingPerIP = 300*time.Millisecond, 1
-	})
 	for _, inTLS := range []bool{false, true} {
-		v := r.dial()
-		if inTLS {
-			if err := v.upgrade(clientTLS()); err != nil {
-				t.Fatal(err)
+		t.Run(fmt.Sprint("in TLS ", inTLS), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, func(l *Listener) {
+				pages(l)
+				l.Policy.Dialogue.Timeout, l.Policy.Limits.PendingPerIP = 3*time.Second, 1
+			})
+			v := r.dial()
+			security := "security=cleartext"
+			if inTLS {
+				security = "security=encrypted"
+				if err := v.upgrade(clientTLS()); err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
-		v.say("/a")
-		v.hear("page /a")
-		if !inTLS {
+			v.say("/a")
+			v.hear("page /a")
 			second := r.dial()
 			second.end() // it may not even speak
-		}
-		begin := time.Now()
-		for time.Since(begin) < 10*time.Second {
-			if _, err := io.WriteString(v, "x"); err != nil {
-				break
+			for {
+				if _, err := io.WriteString(v, "x"); err != nil {
+					if errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Error("it stays")
+					}
+					break
+				}
+				time.Sleep(100 * time.Millisecond)
 			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		if took := time.Since(begin); took > 5*time.Second {
-			t.Errorf("in TLS %v: it stays for %v", inTLS, took)
-		}
-		v.Close()
+			v.Close()
+			r.logged("reason=timeout", security)
+			r.logged("reason=limit", "pending_per_ip")
+		})
 	}
-	r.logged("reason=timeout", "security=cleartext")
-	r.logged("reason=timeout", "security=encrypted")
-	r.logged("reason=limit", "pending_per_ip")
 }
 
 // What cannot be is refused before anything is bound.
