@@ -14,7 +14,7 @@ import (
 )
 
 // issuing is how long an order may take, from the account to the handshake.
-const issuing = 30 * time.Second
+const issuing = time.Minute
 
 // acmeBlock is an acme block for an authority on loopback, with its state.
 func acmeBlock(a *acmetest.Authority, state, name, more string) string {
@@ -95,7 +95,7 @@ backend "postfix" {
   servers = [{{postfix "mx"}}]
 }
 `, o.TLSPort, o.HTTPPort)
-	g := serve(t, config)
+	g := launch(t, config)
 	for _, name := range []string{"a.example.org", "b.example.org", "c.example.org"} {
 		g.issued("mx", root, name, "-starttls", "smtp")
 	}
@@ -241,8 +241,12 @@ backend "server" {
 	g.stop()
 
 	a.Break(nil)
-	g = serve(t, config())
+	g = launch(t, config())
 	g.addrs["imaps"] = address
+	if !eventually(issuing, func() bool { return g.get("/readyz") == 200 }) {
+		_, why, _ := g.fetch("/readyz")
+		t.Fatalf("/readyz says %q", why)
+	}
 	if n := g.challenged("imaps", "imap.example.org"); n == 0 {
 		t.Error("no challenge is in the log")
 	}
