@@ -87,6 +87,29 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// What is written leads there: an http listener with TLS on port 443, and a web
+// listener on port 80.
+func TestRedirectAsWritten(t *testing.T) {
+	cfg, diags := loadText(t, "a.hcl", `certificate "www" {
+  names       = ["www.example.org"]
+  self_signed = true
+}
+backend "shop" { servers = ["192.0.2.80:8080"] }
+listener "http" "shop" {
+  address = [":443"]
+  backend = backend.shop
+}
+listener "web" "front" { address = [":80"] }
+`, Options{})
+	if diags.HasErrors() {
+		t.Fatal(text(diags))
+	}
+	r := ask(cfg.Gateway.Listeners[1].Pages, "/a", "www.example.org", false)
+	if to := r.Header.Get("Location"); r.StatusCode != http.StatusPermanentRedirect || to != "https://www.example.org/a" {
+		t.Errorf("%d to %q", r.StatusCode, to)
+	}
+}
+
 // A shelf is a store in memory, which may be out of order.
 type shelf struct {
 	store.Store
