@@ -143,6 +143,9 @@ func (l *loader) checkDNS(b *dnsBlock) {
 		return
 	}
 	kind := b.Kind.Value
+	if b.Timeout.good() && b.Timeout.Value > time.Hour {
+		l.errorf(b.Timeout.At, "Unsuitable value for timeout", "An authority does not wait that long for its proof: write an hour at most.")
+	}
 	need := func(name, example string, written bool) {
 		if !written {
 			l.errorf(b.At, "Missing "+name, "dns %q cannot do without: write %s.", kind, example)

@@ -152,17 +152,30 @@ func TestProfile(t *testing.T) {
 	}
 }
 
-// The keys are ours: P-384 as well.
+// The keys are ours: P-384 as well, with either engine.
 func TestP384(t *testing.T) {
 	t.Parallel()
 	p, doors := pebble(t, acmetest.Options{})
-	a := advancedAt(t, p, nil)
-	a.Source(Order{Names: []string{"mail.example.org"}})
-	doors.Store(a)
-	o := try(t, TLSALPN01, "mail.example.org")
-	o.key = testKey(t, elliptic.P384())
-	if leaf := obtain(t, a, o); leaf.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P384() {
-		t.Error("another curve")
+	for _, advanced := range []bool{true, false} {
+		a := advancedAt(t, p, func(c *Config) { c.Advanced = advanced })
+		a.Source(Order{Names: []string{"mail.example.org"}})
+		doors.Store(a)
+		o := try(t, TLSALPN01, "mail.example.org")
+		o.key = testKey(t, elliptic.P384())
+		if leaf := obtain(t, a, o); leaf.PublicKey.(*ecdsa.PublicKey).Curve != elliptic.P384() {
+			t.Error("another curve")
+		}
+	}
+}
+
+// An order may take as long as its records may.
+func TestPatience(t *testing.T) {
+	p := &acmetest.Authority{Directory: "https://ca.example.org/dir"}
+	if d := advancedAt(t, p, nil).patience(); d != tryTimeout {
+		t.Error(d)
+	}
+	if d := advancedAt(t, p, func(c *Config) { c.DNS = &Exec{Timeout: 10 * time.Minute} }).patience(); d != tryTimeout+20*time.Minute {
+		t.Error(d)
 	}
 }
 

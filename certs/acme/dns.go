@@ -22,6 +22,9 @@ type DNS interface {
 	// A Record that is returned beside an error may have been published and
 	// has to be removed as well.
 	Publish(ctx context.Context, name, value string) (*Record, error)
+
+	// Patience is how long Publish may take, and Wait, and Remove.
+	Patience() time.Duration
 }
 
 // A Record is a TXT record that was published.

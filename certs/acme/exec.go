@@ -53,6 +53,9 @@ func (d *Exec) Check() (warning string, err error) {
 	return warning, nil
 }
 
+// Patience returns the timeout.
+func (d *Exec) Patience() time.Duration { return d.Timeout }
+
 // Publish runs the program.
 func (d *Exec) Publish(ctx context.Context, name, value string) (*Record, error) {
 	v := view{resolver: d.Resolver, port: d.port}

@@ -22,7 +22,7 @@ import (
 
 const (
 	storePoll  = 5 * time.Second // for what other replicas obtained
-	tryTimeout = 5 * time.Minute // of an order, from account to certificate
+	tryTimeout = 5 * time.Minute // of an order, from account to certificate, without its DNS
 
 	firstBackoff = time.Minute
 	maxBackoff   = time.Hour
@@ -246,7 +246,7 @@ func (s *Source) try(ctx context.Context, force bool) error {
 // says so when that takes longer than an order.
 func (s *Source) lead(ctx context.Context) (unlock func(), err error) {
 	for said := false; ; said = true {
-		short, cancel := context.WithTimeout(ctx, tryTimeout+time.Minute)
+		short, cancel := context.WithTimeout(ctx, s.authority.patience()+time.Minute)
 		unlock, err = s.authority.cfg.Store.Lock(short, s.slot.certificate())
 		cancel()
 		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
@@ -324,7 +324,15 @@ func (s *Source) tidy(ctx context.Context) {
 	}
 }
 
-var errTryTimeout = fmt.Errorf("it is not done in %s: try another time, or another authority", tryTimeout)
+var errTryTimeout = errors.New("it is not done in time: try another time, or another authority")
+
+// patience returns how long an order may take.
+func (a *Authority) patience() time.Duration {
+	if a.cfg.DNS == nil {
+		return tryTimeout
+	}
+	return tryTimeout + 2*a.cfg.DNS.Patience() // to publish, and until all have it
+}
 
 // obtain has the certificate issued, by one kind of challenge after the other.
 func (s *Source) obtain(ctx context.Context, preferred string) (cert *tls.Certificate, challenge string, err error) {
@@ -336,7 +344,7 @@ func (s *Source) obtain(ctx context.Context, preferred string) (cert *tls.Certif
 	if err != nil {
 		return nil, "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, tryTimeout, errTryTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.patience(), errTryTimeout)
 	defer cancel()
 	inStore := func(err error) (*tls.Certificate, string, error) {
 		return nil, "", fmt.Errorf("%w, so nothing was ordered: %w", ErrStore, err)

@@ -2,6 +2,7 @@ package acme
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -188,19 +189,24 @@ func (s *nameserver) txt(t *testing.T, name string) (values []string) {
 	return values
 }
 
-// loopback returns an address at host whose port nobody has.
+// loopback returns an address at host whose port nobody has, and no connection
+// gets by chance (Linux hands out those from 32768 on).
 func loopback(t *testing.T, host string) string {
 	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", host+":0")
+	// A process that is forked now would hold the sockets until it executes.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	for range 1000 {
+		addr := fmt.Sprintf("%s:%d", host, 10000+rand.IntN(10000))
+		l, err := net.Listen("tcp", addr)
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
+		c, err := net.ListenPacket("udp", addr)
 		l.Close()
-		c, err := net.ListenPacket("udp", l.Addr().String())
 		if err == nil {
 			c.Close()
-			return l.Addr().String()
+			return addr
 		}
 	}
 	t.Fatal("no free port")

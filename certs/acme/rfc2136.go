@@ -54,6 +54,9 @@ func (d *RFC2136) Check() error {
 	return nil
 }
 
+// Patience returns the timeout.
+func (d *RFC2136) Patience() time.Duration { return d.Timeout }
+
 // Publish sends an update to the server.
 func (d *RFC2136) Publish(ctx context.Context, name, value string) (*Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.Timeout)

@@ -55,6 +55,7 @@ acme "mixed" {
     key_secret    = "s3cret"
     zone          = "example.org"
     ttl           = "1m"
+    timeout       = "61m"
   }
 }
 acme "algorithm" {
