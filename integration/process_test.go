@@ -25,6 +25,7 @@ var debian = map[string]string{
 	"named":          "bind9",
 	"knotd":          "knot",
 	"nsupdate":       "bind9-dnsutils",
+	"dig":            "bind9-dnsutils",
 	"dovecot":        "dovecot-imapd dovecot-lmtpd dovecot-pop3d dovecot-managesieved",
 	"fetchmail":      "fetchmail",
 	"ftp-ssl":        "ftp-ssl",
