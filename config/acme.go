@@ -22,7 +22,7 @@ type acmeBlock struct {
 	AcceptTOS       attr[bool]            `hcl:"accept_tos,optional" default:"false" doc:"that you agree to the authority's terms of service; needed"`
 	CAFile          attr[string]          `hcl:"ca_file,optional" unset:"the system's authorities" doc:"PEM file with the authorities to trust for the directory itself"`
 	Manager         attr[string]          `hcl:"manager,optional" default:"autocert" enum:"autocert|advanced" doc:"what talks to the authority; advanced has dns-01, wildcards, several names in one certificate, profiles, and asks when to renew (RFC 9773)"`
-	Challenges      attr[[]string]        `hcl:"challenges,optional" unset:"dns-01 with a dns block, else tls-alpn-01 and http-01" enum:"tls-alpn-01|http-01|dns-01" doc:"how the authority may verify names; a try that fails is repeated with the next one"`
+	Challenges      attr[[]string]        `hcl:"challenges,optional" unset:"dns-01 with a dns block, else those of tls-alpn-01 and http-01 that listeners answer" enum:"tls-alpn-01|http-01|dns-01" doc:"how the authority may verify names; they are tried in turn, the one that worked last first"`
 	Profile         attr[string]          `hcl:"profile,optional" unset:"the authority's choice" doc:"kind of certificate, by the authority's name for it, such as shortlived; for manager = \"advanced\""`
 	Store           *storeBlock           `hcl:"store,block" doc:"Where accounts and certificates are kept. Replicas that share a store share what is in it. Without the block: a directory in state.path."`
 	ExternalAccount *externalAccountBlock `hcl:"external_account,block" doc:"The account that the authority gave you (RFC 8555, 7.3.4)."`
