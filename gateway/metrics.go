@@ -75,7 +75,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		notAfter: prometheus.NewDesc("sallyport_certificate_not_after_seconds",
 			"When a certificate that is served expires, in Unix time.", []string{"name"}, nil),
 		tries: prometheus.NewDesc("sallyport_certificate_tries_total",
-			"Tries to have a certificate issued, by result: ok, store, limited, validation, refused, unusable, unreachable.", []string{"name", "result"}, nil),
+			"Tries to have a certificate issued, by result: ok, store, limited, validation, refused, dns, unusable, unreachable.", []string{"name", "result"}, nil),
 	}
 	for _, result := range []string{"ok", "failed"} {
 		m.reloads.WithLabelValues(result)

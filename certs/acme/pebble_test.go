@@ -22,7 +22,9 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+	"weak"
 
 	"github.com/sallyport/sallyport/certs/acme/acmetest"
 	"github.com/sallyport/sallyport/certs/store"
@@ -399,6 +401,13 @@ func TestAutocertEnds(t *testing.T) {
 	var requests atomic.Int64
 	count := func(http.ResponseWriter, *http.Request) bool { requests.Add(1); return false }
 	before := runtime.NumGoroutine()
+	o1 := one()
+	held := weak.Make(o1.account.(*ecdsa.PrivateKey))
+	if _, err := a.engine.obtain(t.Context(), o1); err != nil {
+		t.Fatal(err)
+	}
+	o1 = order{}
+	gone(t, held)
 
 	for range 2 {
 		w.Break(count)
@@ -419,16 +428,19 @@ func TestAutocertEnds(t *testing.T) {
 		_, err = a.engine.obtain(over, one())
 		says(t, err, ErrUnreachable, "it is not done in")
 
-		// In the middle of it.
-		over, cancel = context.WithCancelCause(t.Context())
-		w.Break(func(_ http.ResponseWriter, r *http.Request) bool {
-			if strings.HasPrefix(r.URL.Path, "/authZ/") {
-				cancel(errTryTimeout)
-			}
-			return count(nil, r)
-		})
-		_, err = a.engine.obtain(over, one())
-		says(t, err, ErrUnreachable)
+		// In the middle of it. Only while the authority verifies the name, it
+		// may become a failed validation.
+		for path, want := range map[string]error{"/order-plz": ErrUnreachable, "/chalZ/": ErrValidation, "/finalize-order/": ErrUnreachable} {
+			over, cancel = context.WithCancelCause(t.Context())
+			w.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+				if strings.HasPrefix(r.URL.Path, path) {
+					cancel(errTryTimeout)
+				}
+				return count(nil, r)
+			})
+			_, err = a.engine.obtain(over, one())
+			says(t, err, want)
+		}
 	}
 	w.Break(count)
 	a.client.CloseIdleConnections()
@@ -447,6 +459,47 @@ func TestAutocertEnds(t *testing.T) {
 		t.Errorf("challenges are left behind: %v, %v", keys, err)
 	}
 }
+
+// gone fails when somebody still holds an order's account, as a Manager does
+// whose timer runs.
+func gone(t *testing.T, held weak.Pointer[ecdsa.PrivateKey]) {
+	t.Helper()
+	for range 100 {
+		if runtime.GC(); held.Value() == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("somebody goes on with the order")
+}
+
+// A Manager whose order failed ends when it wants to try again, and asks
+// nothing.
+func TestAutocertDoesNotTryAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		client := &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+			asked++
+			return nil, unreachable(errors.New("down"))
+		})}
+		e := &autocertEngine{cfg: Config{Directory: "https://acme.example.org/dir"}, client: client}
+		o := order{names: mail.Names, key: testKey(t, elliptic.P256()), account: testKey(t, elliptic.P256()), challenge: HTTP01, log: discard}
+		held := weak.Make(o.account.(*ecdsa.PrivateKey))
+		_, err := e.obtain(t.Context(), o)
+		says(t, err, ErrUnreachable, "down")
+		o = order{}
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if asked != 1 {
+			t.Errorf("it asked %d times", asked)
+		}
+		gone(t, held)
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // P-384 works with autocert as well.
 func TestAutocertP384(t *testing.T) {
