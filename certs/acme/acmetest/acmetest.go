@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -289,12 +290,11 @@ func (a *Authority) post(t testing.TB, url string, value any) {
 // that failed.
 func run(t testing.TB, dir string, env []string, tool string, args ...string) {
 	t.Helper()
-	// The go command builds it once, and tells where.
-	path, err := exec.Command("go", "tool", "-n", tool).Output()
+	paths, err := built()
 	if err != nil {
-		t.Fatalf("go tool -n %s: %v", tool, err)
+		t.Fatal(err)
 	}
-	cmd := exec.Command(strings.TrimSpace(string(path)), args...)
+	cmd := exec.Command(paths[tool], args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	var out tail
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -309,6 +309,23 @@ func run(t testing.TB, dir string, env []string, tool string, args ...string) {
 		}
 	})
 }
+
+// built returns where the go command has built the tools of go.mod that are
+// needed here. It takes its time to tell.
+var built = sync.OnceValues(func() (paths map[string]string, err error) {
+	paths = make(map[string]string)
+	for _, tool := range []string{"pebble", "pebble-challtestsrv"} {
+		out, err := exec.Command("go", "tool", "-n", tool).Output()
+		if err != nil {
+			if e := (*exec.ExitError)(nil); errors.As(err, &e) {
+				err = fmt.Errorf("%w: %s", err, e.Stderr)
+			}
+			return nil, fmt.Errorf("go tool -n %s: %w", tool, err)
+		}
+		paths[tool] = strings.TrimSpace(string(out))
+	}
+	return paths, nil
+})
 
 // A tail keeps the end of what a process says.
 type tail struct {
@@ -348,13 +365,14 @@ func await(t testing.TB, what string, try func() error) {
 	}
 }
 
-// freePort returns a port that is free for TCP and UDP, and that the system
-// gives to no connection that is made meanwhile (ip_local_port_range begins
-// above it).
+// freePort returns a port that is free for TCP and UDP. It is below those that
+// the kernel gives to connections, so that it stays free until it is bound.
 func freePort(t testing.TB) int {
 	t.Helper()
+	const first, last = 10000, 32000
 	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.IntN(10000))
+		port := first + rand.N(last-first)
+		address := fmt.Sprintf("127.0.0.1:%d", port)
 		ln, err := net.Listen("tcp", address)
 		if err != nil {
 			continue
