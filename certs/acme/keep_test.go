@@ -927,6 +927,28 @@ func TestTidy(t *testing.T) {
 	})
 }
 
+// An older certificate that comes back with a backup of the store replaces
+// nothing that is served.
+func TestOlderInTheStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		s := h.source(mail)
+		if err := s.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		backup := h.store.values[s.slot.certificate()]
+		time.Sleep(time.Hour)
+		if err := s.Renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		fresh := h.cert(s)
+		h.store.values[s.slot.certificate()] = backup
+		if err := s.Load(t.Context()); err != nil || h.cert(s) != fresh {
+			t.Errorf("the older one is served: %v", err)
+		}
+	})
+}
+
 // A store that cannot be read for a while is told of as long as that lasts.
 func TestStoreDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
