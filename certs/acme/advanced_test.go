@@ -430,7 +430,7 @@ func kept(t *testing.T, a *Authority, o Order, skew *atomic.Int64) (s *Source, s
 // next waits for another certificate than old.
 func next(t *testing.T, s *Source, old *x509.Certificate) *x509.Certificate {
 	t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if cert := s.ours(); cert != nil && !cert.Leaf.Equal(old) {
 			return cert.Leaf
 		}

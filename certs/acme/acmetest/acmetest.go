@@ -137,7 +137,7 @@ func (a *Authority) pebble(t testing.TB, dir string, o Options) {
 	run(t, dir, env, "pebble", "-config", configFile, "-dnsserver", o.DNS)
 
 	a.Directory, a.manage = "https://"+listen+"/dir", "https://"+manage
-	a.inner = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}}}
+	a.inner = &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"}}}
 	t.Cleanup(a.inner.CloseIdleConnections)
 	await(t, "pebble", func() error { return a.get(a.Directory, new(bytes.Buffer)) })
 	await(t, "pebble", func() error { return a.get(a.manage+"/roots/0", new(bytes.Buffer)) })
@@ -352,7 +352,7 @@ func (o *tail) String() string {
 // await waits until something is there.
 func await(t testing.TB, what string, try func() error) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
 		err := try()
 		if err == nil {
