@@ -519,3 +519,41 @@ func TestAutocertP384(t *testing.T) {
 		t.Errorf("its key is %T", cert.Leaf.PublicKey)
 	}
 }
+
+// Whatever an authority says, the Manager sees challenges of one kind only, and
+// an error is one of ours.
+func FuzzOverseer(f *testing.F) {
+	f.Add(200, "application/json", `{"status":"pending","identifier":{"type":"dns","value":"mail.example.org"},"challenges":[{"type":"http-01","url":"https://a/1","token":"t"},{"type":"dns-01"}]}`)
+	f.Add(200, "application/json", `{"status":"invalid","challenges":[{"type":"http-01","url":"u","error":{"type":"urn:ietf:params:acme:error:dns","detail":"no"}}]}`)
+	f.Add(403, "application/problem+json", `{"type":"urn:ietf:params:acme:error:caa","detail":"no","subproblems":[{"detail":"x","identifier":{"value":"y"}}]}`)
+	f.Add(200, "application/pem-certificate-chain", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+	f.Add(200, "application/json", `{"newOrder":"https://a/o","identifiers":[],"error":null}`)
+	f.Fuzz(func(t *testing.T, status int, kind, body string) {
+		v := &overseer{ctx: t.Context(), order: order{challenge: HTTP01}, ended: make(chan struct{})}
+		res := &http.Response{StatusCode: status, Header: http.Header{"Content-Type": {kind}}, Body: io.NopCloser(strings.NewReader(body))}
+		if err := v.hear(nil, res); err != nil && !errors.Is(err, ErrRefused) {
+			t.Errorf("%v", err)
+		} else if err == nil && status < 400 {
+			var said struct {
+				Status     string
+				Challenges []struct{ Type string }
+			}
+			left, err := io.ReadAll(res.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if json.Unmarshal(left, &said) == nil && said.Status == "pending" && !strings.HasPrefix(kind, "application/pem-certificate-chain") {
+				for _, c := range said.Challenges {
+					if c.Type != HTTP01 {
+						t.Errorf("it sees %q", c.Type)
+					}
+				}
+			}
+		}
+		if _, err := v.result(); err != nil {
+			if text := err.Error(); len(text) > 8*maxDetail || strings.ContainsAny(text, "\x1b\n\r\x00") {
+				t.Errorf("%q", text)
+			}
+		}
+	})
+}
