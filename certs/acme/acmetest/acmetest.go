@@ -381,7 +381,7 @@ func freePort(t testing.TB) int {
 		ln.Close()
 		if err == nil {
 			conn.Close()
-			return ln.Addr().(*net.TCPAddr).Port
+			return port
 		}
 	}
 	t.Fatal("no port is free for TCP and UDP")
