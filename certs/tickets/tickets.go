@@ -184,7 +184,8 @@ func (r *Ring) Keep(ctx context.Context, log *slog.Logger) {
 	}
 }
 
-// look takes what is in the store and, where a key has to be made, makes it.
+// look takes what is in the store. Where a key has to be made, or to be
+// forgotten there, it does that.
 func (r *Ring) look(ctx context.Context, log *slog.Logger) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -192,12 +193,12 @@ func (r *Ring) look(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	keys, err := r.read(ctx, s, log)
+	keys, stale, err := r.read(ctx, s, log)
 	if err != nil {
 		return err
 	}
 	r.take(keys)
-	if _, due := next(keys, time.Now()); !due {
+	if _, due := next(keys, time.Now()); !due && !stale {
 		return nil
 	}
 
@@ -206,18 +207,19 @@ func (r *Ring) look(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	defer unlock()
-	if keys, err = r.read(ctx, s, log); err != nil { // whoever had the lock may have made it
+	if keys, stale, err = r.read(ctx, s, log); err != nil { // whoever had the lock may have done it
 		return err
 	}
-	now := time.Now()
-	from, due := next(keys, now)
-	if !due {
+	from, due := next(keys, time.Now())
+	switch {
+	case due:
+		k := key{From: from.UTC().Truncate(time.Second), Secret: make([]byte, 32)}
+		rand.Read(k.Secret)
+		keys = slices.Insert(keys, 0, k)
+	case !stale:
 		r.take(keys)
 		return nil
 	}
-	k := key{From: from.UTC().Truncate(time.Second), Secret: make([]byte, 32)}
-	rand.Read(k.Secret)
-	keys = slices.Insert(keys, 0, k)
 	sealed, err := s.seal(keys)
 	if err != nil {
 		return err
@@ -226,8 +228,10 @@ func (r *Ring) look(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	r.take(keys)
-	log.Info("ticket key made", "store", r.opts.Store.String(), "from", k.From)
-	r.sweep(ctx, s, log)
+	if due {
+		log.Info("ticket key made", "store", r.opts.Store.String(), "from", keys[0].From)
+		r.sweep(ctx, s, log)
+	}
 	return nil
 }
 
@@ -239,28 +243,33 @@ func (r *Ring) take(keys []key) {
 	}
 }
 
-// read returns the keys in the store that are not void, newest first. What
-// cannot be opened, though it has our name, is damaged and will be replaced.
-func (r *Ring) read(ctx context.Context, s *secret, log *slog.Logger) ([]key, error) {
+// read returns the keys in the store that are not void, newest first, and
+// whether others are there. What cannot be opened, though it has our name, is
+// damaged and will be replaced.
+func (r *Ring) read(ctx context.Context, s *secret, log *slog.Logger) (keys []key, stale bool, err error) {
 	data, err := r.opts.Store.Get(ctx, s.name)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	keys, err := s.open(data)
+	stored, err := s.open(data)
 	if errors.Is(err, errDamaged) {
 		log.Warn("shared ticket keys are damaged and made anew", "store", r.opts.Store.String(), "name", s.name, "error", err)
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %s: %w", r.opts.Store, s.name, err)
+		return nil, false, fmt.Errorf("%s: %s: %w", r.opts.Store, s.name, err)
 	}
 	now := time.Now()
-	keys = slices.DeleteFunc(keys, func(k key) bool { return k.void(now) })
+	for _, k := range stored {
+		if !k.void(now) {
+			keys = append(keys, k)
+		}
+	}
 	slices.SortFunc(keys, func(a, b key) int { return b.From.Compare(a.From) })
-	return keys, nil
+	return keys, len(keys) < len(stored), nil
 }
 
 // sweep removes what is sealed under other files and is out of date, and says

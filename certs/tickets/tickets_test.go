@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -172,11 +173,22 @@ func TestRotation(t *testing.T) {
 			t.Error("a secret of seven days opens")
 		}
 		h.store.down.Store(false)
-		time.Sleep(rotation)
 		h.mustLook(a)
-		for _, k := range *a.keys.Load() {
+		s, err := a.opts.secret()
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := h.store.Get(t.Context(), s.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stored, err := s.open(data)
+		if err != nil || len(stored) != 7 {
+			t.Errorf("%d keys in the store: %v", len(stored), err)
+		}
+		for _, k := range slices.Concat(stored, *a.keys.Load()) {
 			if string(k.Secret) == first {
-				t.Error("a secret of eight days is still kept")
+				t.Error("a secret of seven days is still kept")
 			}
 		}
 		if opens(h.ring(h.file), first) {
