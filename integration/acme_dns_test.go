@@ -110,7 +110,7 @@ zone:
 			t.Logf("%s said:\n%s", kind, d.said())
 		}
 	})
-	if !eventually(20*time.Second, func() bool { return !d.running() || len(txt(t, addr, zones[0])) == 0 }) || !d.running() {
+	if !eventually(time.Minute, func() bool { return !d.running() || len(txt(t, addr, zones[0])) == 0 }) || !d.running() {
 		t.Fatalf("%s does not run:\n%s", kind, d.said())
 	}
 	return addr
@@ -190,7 +190,7 @@ func TestACMEWildcard(t *testing.T) {
 				time.Now().Add(-2*time.Hour).Format(time.RFC3339), time.Now().Add(-time.Hour).Format(time.RFC3339)))
 			gw = serve(t, hcl(tsigSecret))
 			var second = gw.leaf(ca.trust())
-			if !eventually(patience, func() bool { second = gw.leaf(ca.trust()); return serial(second) != serial(first) }) {
+			if !eventually(time.Minute, func() bool { second = gw.leaf(ca.trust()); return serial(second) != serial(first) }) {
 				t.Fatal("not renewed, though the authority said so")
 			}
 			if pin(second) != pin(first) {
@@ -221,7 +221,7 @@ func TestACMEProgram(t *testing.T) {
   manager = "advanced"
   dns "exec" {
     command = ["/bin/sh", %q]
-    timeout = "3s"
+    timeout = "8s"
   }
 `, hook)
 	hcl := strings.Replace(ca.hcl(), ca.web, quote(address()), 1) + fmt.Sprintf("resolver { address = %q }\n", server)
@@ -230,7 +230,7 @@ func TestACMEProgram(t *testing.T) {
 	gw := launch(t, hcl)
 	gw.notReady("exit status 75; it said: the provider is out of order")
 	script("echo asking the provider; exec sleep 100")
-	gw.certs("renew", "issued").exited(t, 1).says(t, "present still ran after 3s and was killed; it had said: asking the provider")
+	gw.certs("renew", "issued").exited(t, 1).says(t, "present still ran after 8s and was killed; it had said: asking the provider")
 	script(fmt.Sprintf(`
 case $1 in present) what="add $2. 60 TXT $3" ;; cleanup) what="delete $2. TXT $3" ;; esac
 nsupdate -y hmac-sha256:sallyport:%s <<END
@@ -248,7 +248,7 @@ END
 
 	const next = "; of the next key: publish it beside the above before the next renewal\n"
 	var shown result
-	if !eventually(patience, func() bool { shown = gw.certs("show", "issued").ok(t); return strings.Contains(shown.out, next) }) {
+	if !eventually(time.Minute, func() bool { shown = gw.certs("show", "issued").ok(t); return strings.Contains(shown.out, next) }) {
 		t.Fatalf("the next key is not announced:\n%s", shown.out)
 	}
 	gw.certs("renew", "issued").ok(t)

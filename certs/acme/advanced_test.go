@@ -269,7 +269,7 @@ func TestRenewalInformationHangs(t *testing.T) {
 		}
 		return false
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if _, err := a.engine.obtain(ctx, try(t, HTTP01, "mail.example.org")); err != nil || asked.Load() > 0 {
 		t.Errorf("%v; it was asked for renewal information %d times", err, asked.Load())
@@ -309,8 +309,8 @@ func TestDNS01Fails(t *testing.T) {
 		}, "exit status 1; it said: no credentials"},
 		"program hangs": {func() DNS {
 			_, port, _ := strings.Cut(s.addr, ":")
-			return &Exec{Command: []string{program(t, "exec sleep 60")}, Timeout: 300 * time.Millisecond, Resolver: s.addr, port: port}
-		}, "still ran after 300ms and was killed"},
+			return &Exec{Command: []string{program(t, "exec sleep 60")}, Timeout: 3 * time.Second, Resolver: s.addr, port: port}
+		}, "still ran after 3s and was killed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := advancedAt(t, p, func(c *Config) { c.Challenges, c.DNS = []string{DNS01}, test.dns() })
@@ -320,7 +320,7 @@ func TestDNS01Fails(t *testing.T) {
 			if !errors.Is(err, ErrDNS) || strings.Contains(err.Error(), "https://") {
 				t.Errorf("%v", err)
 			}
-			if took := time.Since(begin); took > 10*time.Second {
+			if took := time.Since(begin); took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 		})
@@ -356,16 +356,12 @@ func TestOneOrderATry(t *testing.T) {
 	p := acmetest.Start(t, acmetest.Options{})
 	a := advancedAt(t, p, nil)
 	a.Source(Order{Names: []string{"mail.example.org"}})
-	begin := time.Now()
 	for _, challenge := range []string{HTTP01, TLSALPN01} {
 		_, err := a.engine.obtain(t.Context(), try(t, challenge, "mail.example.org"))
 		refused(t, err, "mail.example.org", "connect")
 		if !errors.Is(err, ErrValidation) {
 			t.Error(err)
 		}
-	}
-	if took := time.Since(begin); took > 20*time.Second {
-		t.Errorf("it took %s", took)
 	}
 	if n := p.Orders(); n != 2 {
 		t.Errorf("%d orders", n)
@@ -401,7 +397,7 @@ func TestRevoke(t *testing.T) {
 	}
 	err := a.Revoke(t.Context(), cert, superseded)
 	refused(t, err, "revoked")
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	at := time.Now().Add(time.Hour)
 	a.engine.(follower).follow(ctx, discard, leaf, func(advice time.Time) { at = advice; cancel() })
@@ -599,7 +595,7 @@ func TestAdvicePromptsRenewal(t *testing.T) {
 		defer s.mu.Unlock()
 		return !s.advice.IsZero()
 	}
-	for deadline := time.Now().Add(20 * time.Second); !advised(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !advised(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("no advice")
 		}

@@ -148,7 +148,7 @@ func TestUpdateServerDown(t *testing.T) {
 	begin := time.Now()
 	_, err = d.Publish(t.Context(), "_acme-challenge.example.org", "value")
 	refused(t, err, "DNS server "+d.Server)
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 }
@@ -275,7 +275,6 @@ func TestPropagation(t *testing.T) {
 	d := settings(s)
 	const name = "_acme-challenge.example.org"
 
-	d.Timeout = time.Second
 	d.Server = behind.addr
 	if _, err := d.Publish(t.Context(), name, "another record"); err != nil {
 		t.Fatal(err)
@@ -285,13 +284,14 @@ func TestPropagation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.timeout = 3 * time.Second
 	err = r.Wait(t.Context())
-	refused(t, err, "after 1s the name server "+second+" of example.org still answers without the TXT record of _acme-challenge.example.org")
+	refused(t, err, "after 3s the name server "+second+" of example.org still answers without the TXT record of _acme-challenge.example.org")
 	if strings.Contains(err.Error(), "127.0.0.3") || strings.Contains(err.Error(), first) {
 		t.Errorf("a server is blamed that has it, or is dead: %v", err)
 	}
 
-	r.timeout = 20 * time.Second
+	r.timeout = 2 * time.Minute
 	waited := make(chan error, 1)
 	go func() { waited <- r.Wait(t.Context()) }()
 	select {
@@ -307,7 +307,7 @@ func TestPropagation(t *testing.T) {
 	if err := <-waited; err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begin); took > 10*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("it took %s, for the dead server, perhaps", took)
 	}
 
@@ -467,9 +467,9 @@ func TestExecFails(t *testing.T) {
 	}
 
 	pid := filepath.Join(t.TempDir(), "pid")
-	err, took := run(`sleep 60 & echo $! >`+pid+`; echo waiting; wait`, 500*time.Millisecond)
-	refused(t, err, "present still ran after 500ms and was killed; it had said: waiting")
-	if took > 5*time.Second {
+	err, took := run(`sleep 60 & echo $! >`+pid+`; echo waiting; wait`, 2*time.Second)
+	refused(t, err, "present still ran after 2s and was killed; it had said: waiting")
+	if took > 30*time.Second {
 		t.Errorf("it took %s", took)
 	}
 	child, readErr := os.ReadFile(pid)
@@ -489,8 +489,8 @@ func TestExecFails(t *testing.T) {
 	}
 
 	// A daemon that it leaves behind doesn't hold up what has succeeded.
-	err, took = run(`sleep 5 & exit 0`, time.Minute)
-	if err != nil || took > 4*time.Second {
+	err, took = run(`sleep 30 & exit 0`, time.Minute)
+	if err != nil || took > 25*time.Second {
 		t.Errorf("%v after %s", err, took)
 	}
 

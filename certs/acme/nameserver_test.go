@@ -158,7 +158,7 @@ func started(t *testing.T, addr, conf, zone string, argv ...string) *nameserver 
 			t.Logf("%s said:\n%s", filepath.Base(argv[0]), text)
 		}
 	})
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		r, err := dns.Exchange(question("acme.example.net.", dns.TypeSOA, false), addr)
 		if err == nil && r.Authoritative {
 			return s
