@@ -546,7 +546,7 @@ func TestACMEReplicas(t *testing.T) {
 	same := func(after string) string {
 		t.Helper()
 		var serials []string
-		if !eventually(15*time.Second, func() bool {
+		if !eventually(2*patience, func() bool {
 			serials = nil
 			for _, gw := range gateways {
 				serials = append(serials, serial(gw.leaf(ca.trust())))

@@ -55,9 +55,9 @@ func serve(t *testing.T, hcl string) *gateway {
 // ready waits until the gateway is.
 func (g *gateway) ready() {
 	g.t.Helper()
-	if !eventually(10*time.Second, func() bool { return !g.running() || g.get("/readyz") == 200 }) {
+	if !eventually(2*patience, func() bool { return !g.running() || g.get("/readyz") == 200 }) {
 		_, why, _ := g.fetch("/readyz")
-		g.t.Fatalf("the gateway is not ready after 10s: %s", why)
+		g.t.Fatalf("the gateway is not ready after %s: %s", 2*patience, why)
 	}
 	if !g.running() {
 		g.t.Fatalf("the gateway ended: %s", g.said())

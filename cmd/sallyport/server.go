@@ -26,6 +26,10 @@ const (
 
 	// certInterval is how often certificate files are looked at.
 	certInterval = 10 * time.Second
+
+	// ticketPatience is how long the start waits for a store that holds the
+	// keys of shared tickets.
+	ticketPatience = 5 * time.Second
 )
 
 // A server is a running gateway with what surrounds it: log, metrics, health,
@@ -91,7 +95,7 @@ func (s *server) start() error {
 	s.log.Info("sallyport starts", "version", build.Version, "commit", build.Commit, "go", build.Go, "config", s.opts.path)
 	s.warn(diags)
 	s.state = cfg.State
-	s.awaitTickets(cfg)
+	s.awaitTickets(cfg, ticketPatience)
 	if err := s.apply(cfg); err != nil {
 		return err
 	}
@@ -179,14 +183,14 @@ func keepers(cfg *config.Config) []certs.Keeper {
 
 // awaitTickets waits for the keys of shared tickets, so that the first clients
 // after a restart resume. A store that takes long holds nobody up.
-func (s *server) awaitTickets(cfg *config.Config) {
+func (s *server) awaitTickets(cfg *config.Config, patience time.Duration) {
 	if cfg.Tickets == nil {
 		return
 	}
 	s.watcher.Apply(nil, keepers(cfg)...)
 	select {
 	case <-cfg.Tickets.Loaded():
-	case <-time.After(time.Second):
+	case <-time.After(patience):
 	}
 }
 
