@@ -204,6 +204,9 @@ func (s *Source) try(ctx context.Context, force bool) error {
 		return err
 	}
 	defer unlock()
+	if err := ctx.Err(); err != nil {
+		return err // nobody waits for it any more
+	}
 	s.save(ctx)
 	s.look(ctx) // what cannot be read is ordered anew
 	if now := s.ours(); force && now != before {
