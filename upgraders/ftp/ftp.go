@@ -102,7 +102,7 @@ func ports(text string) (first, last uint16, ok bool) {
 
 // Upgrade implements upgraders.Upgrader.
 func (u *upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
-	d := &dialogue{upgrader: u, session: s}
+	d := &dialogue{Dialogue: upgraders.Dialogue{Session: s}, upgrader: u}
 	return d.run(ctx)
 }
 
@@ -114,7 +114,7 @@ func (u *upgrader) Implicit(s *upgraders.Session) upgraders.Handover {
 		Join:     p.join,
 		Converse: p.converse,
 		Unavailable: func(_ context.Context, client *wire.Conn, cause error) error {
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }
@@ -137,7 +137,7 @@ func (u *upgrader) starttls(s *upgraders.Session) upgraders.Handover {
 			if err != nil {
 				return err
 			}
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }
@@ -151,7 +151,7 @@ func (u *upgrader) cleartext(s *upgraders.Session, pending string) upgraders.Han
 		Join:     p.join,
 		Converse: p.converse,
 		Unavailable: func(_ context.Context, client *wire.Conn, cause error) error {
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }

@@ -87,7 +87,7 @@ func (p *passage) join(_ context.Context, link *upgraders.Link) error {
 		}
 	}
 	if p.greet {
-		return say(link.Client, strings.Join(greeting, "\r\n"))
+		return upgraders.Say(link.Client, strings.Join(greeting, "\r\n"))
 	}
 	return nil
 }
@@ -108,7 +108,7 @@ func (p *passage) converse(ctx context.Context, link *upgraders.Link) error {
 	}
 	if err != nil && err != io.EOF && !p.halved {
 		if words := partings.To(err); words != "" {
-			say(link.Client, words)
+			upgraders.Say(link.Client, words)
 		}
 	}
 	return err
@@ -167,7 +167,7 @@ func (p *passage) command(line string) error {
 		return err
 	}
 	if answer := p.answer(verb, argument); answer != "" {
-		return say(p.client, answer)
+		return upgraders.Say(p.client, answer)
 	}
 	c := &command{}
 	switch verb {
@@ -197,7 +197,7 @@ func (p *passage) command(line string) error {
 	if err := p.owed.Add(c, func() error { return nil }); err != nil {
 		return err
 	}
-	return say(p.backend, line)
+	return upgraders.Say(p.backend, line)
 }
 
 // passive asks the backend for a port: PASV, which every server knows, or EPSV
@@ -380,7 +380,7 @@ func private(backend *wire.Conn) error {
 
 // ask says a command and takes the reply.
 func ask(backend *wire.Conn, line string) ([]string, int, error) {
-	if err := say(backend, line); err != nil {
+	if err := upgraders.Say(backend, line); err != nil {
 		return nil, 0, err
 	}
 	return readReply(backend)

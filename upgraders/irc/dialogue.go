@@ -8,39 +8,19 @@ import (
 	"github.com/sallyport/sallyport/upgraders"
 )
 
-const maxErrors = 10
-
 // A dialogue is the cleartext part of a session.
 type dialogue struct {
+	upgraders.Dialogue
 	*upgrader
-	session *upgraders.Session
-	name    string
-	errors  int
-	told    bool   // that there is STARTTLS
-	asked   string // the CAP LS that was answered here
+	name  string
+	asked string // the CAP LS that was answered here
 }
 
 // run answers until the client asks for TLS, goes on without it, or is turned
 // away.
 func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
-	for {
-		line, err := upgraders.ReadCommand(d.session.Conn, maxCommand)
-		if err != nil {
-			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told && !d.session.Listener.Cleartext, err))
-		}
-		h, err := d.command(ctx, string(line))
-		if err != nil || h.Verdict != upgraders.HangUp {
-			return h, err
-		}
-	}
-}
-
-// turnedAway ends the dialogue with words, where there are any.
-func turnedAway(words string, err error) (upgraders.Handover, error) {
-	if words != "" {
-		words += "\r\n"
-	}
-	return upgraders.Handover{Reply: []byte(words)}, err
+	d.MaxLine, d.Partings = maxCommand, partings
+	return d.Run("", func(line []byte) (upgraders.Handover, error) { return d.command(ctx, string(line)) })
 }
 
 // command answers one command. A zero Handover without an error means that the
@@ -51,8 +31,8 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 	case "":
 		return upgraders.Handover{}, nil // RFC 1459, 2.3.1: silently ignored
 	case "STARTTLS":
-		if !d.session.CanTLS() {
-			return d.say(":" + d.name + " 691 * :STARTTLS failed (TLS is not available now)")
+		if !d.Session.CanTLS() {
+			return d.Say(":" + d.name + " 691 * :STARTTLS failed (TLS is not available now)")
 		}
 		h := (&passage{name: d.name, duration: d.duration}).handover()
 		h.Verdict = upgraders.StartTLS
@@ -60,20 +40,20 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 		h.Injected = []byte("ERROR :Nothing may follow STARTTLS before TLS\r\n")
 		return h, nil
 	case "QUIT":
-		return turnedAway("ERROR :Closing link", upgraders.LeftWithoutTLS(d.told && !d.session.Listener.Cleartext, upgraders.ErrQuit))
+		return d.Leave("ERROR :Closing link", upgraders.ErrQuit)
 	case "PING":
-		return d.say(":" + d.name + " PONG " + d.name)
+		return d.Say(":" + d.name + " PONG " + d.name)
 	case "PONG":
 		return upgraders.Handover{}, nil
 	case "JOIN":
 		// irssi sends "JOIN :" with its CAP LS, for the answer that every
 		// server has to a JOIN before registration, and STARTTLS after it.
-		return d.say(":" + d.name + " 451 * :You have not registered")
+		return d.Say(":" + d.name + " 451 * :You have not registered")
 	case "WEBIRC":
-		return d.wrong(noWebirc(d.name))
+		return d.Wrong(noWebirc(d.name))
 	case "CAP":
 		if answer, ok := d.capability(ctx, m); ok {
-			d.told = true
+			d.Told = !d.Session.Listener.Cleartext // there is STARTTLS
 			if answer == "" {
 				return upgraders.Handover{}, nil
 			}
@@ -83,17 +63,17 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 					d.asked += " 302"
 				}
 			}
-			return d.say(answer)
+			return d.Say(answer)
 		}
 	}
-	if !d.session.Listener.Cleartext {
+	if !d.Session.Listener.Cleartext {
 		where := "use STARTTLS"
 		if d.port != 0 {
 			where = fmt.Sprintf("use STARTTLS, or port %d", d.port)
 		}
-		return turnedAway("ERROR :Closing link: TLS is required; "+where, upgraders.ErrNeedsTLS)
+		return d.Leave("ERROR :Closing link: TLS is required; "+where, upgraders.ErrNeedsTLS)
 	}
-	p := &passage{name: d.name, clear: true, refuseAuth: !d.session.Listener.CleartextAuth, port: d.port, replay: d.asked, pending: line}
+	p := &passage{name: d.name, clear: true, refuseAuth: !d.Session.Listener.CleartextAuth, port: d.port, replay: d.asked, pending: line}
 	h := p.handover()
 	h.Verdict = upgraders.Cleartext
 	return h, nil
@@ -101,7 +81,7 @@ func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover
 
 // capability answers what of CAP can be answered without a backend.
 func (d *dialogue) capability(ctx context.Context, m message) (answer string, ok bool) {
-	required := !d.session.Listener.Cleartext
+	required := !d.Session.Listener.Cleartext
 	switch m.param(0) {
 	case "LS":
 		return d.offer(ctx, m.version() >= 302), true
@@ -134,36 +114,23 @@ func (d *dialogue) cap(what, list string) string {
 // offer lists what the backend offers a session in TLS, less what is true only
 // there, plus what the gateway has. Where TLS is required nothing else works.
 func (d *dialogue) offer(ctx context.Context, values bool) string {
-	l := d.session.Listener
+	l := d.Session.Listener
 	o := offer{clear: true, auth: l.CleartextAuth, values: values, port: d.port}
 	var words []string
 	if l.Cleartext {
-		for _, line := range d.session.Capabilities(ctx) {
+		for _, line := range d.Session.Capabilities(ctx) {
 			if shown := o.show(line); shown != "" && printable(shown) {
 				words = append(words, shown)
 			}
 		}
 	}
-	if d.session.CanTLS() {
+	if d.Session.CanTLS() {
 		words = append(words, "tls")
 	}
 	if sts := o.sts(); sts != "" {
 		words = append(words, sts)
 	}
 	return strings.Join(fold(":"+d.name+" CAP * LS", words, values), "\r\n")
-}
-
-// say answers, and the dialogue goes on.
-func (d *dialogue) say(answer string) (upgraders.Handover, error) {
-	return upgraders.Handover{}, say(d.session.Conn, answer)
-}
-
-// wrong answers what nobody may say, a few times.
-func (d *dialogue) wrong(answer string) (upgraders.Handover, error) {
-	if d.errors++; d.errors >= maxErrors {
-		return turnedAway("ERROR :Too many errors", upgraders.ErrTooMany)
-	}
-	return d.say(answer)
 }
 
 func noWebirc(name string) string { return ":" + name + " 421 * WEBIRC :Not permitted" }

@@ -67,7 +67,7 @@ func newUpgrader(o any) (upgraders.Upgrader, error) {
 
 // Upgrade implements upgraders.Upgrader.
 func (u *upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
-	d := &dialogue{upgrader: u, session: s, name: s.Listener.Hostname}
+	d := &dialogue{Dialogue: upgraders.Dialogue{Session: s}, upgrader: u, name: s.Listener.Hostname}
 	return d.run(ctx)
 }
 

@@ -86,6 +86,7 @@ func say(w io.Writer, lines ...string) error {
 // leaves nobody to speak to.
 var partings = upgraders.Answers[string]{
 	{upgraders.ErrBackend, ""},
+	{upgraders.ErrTooMany, "ERROR :Too many errors"},
 	{wire.ErrTooLong, "ERROR :Line too long"},
 	{wire.ErrBareNewline, "ERROR :Lines end in CRLF"},
 	{wire.ErrNUL, "ERROR :NUL in a line"},

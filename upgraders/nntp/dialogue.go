@@ -3,7 +3,6 @@ package nntp
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"strings"
 
@@ -14,49 +13,28 @@ import (
 const (
 	maxCommand   = 512      // RFC 3977, 3.1
 	maxArguments = 12 << 10 // RFC 4643, 2.4.2: of a line inside AUTHINFO SASL
-	maxErrors    = 10
 )
 
 // A dialogue is the cleartext part of a session.
 type dialogue struct {
+	upgraders.Dialogue
 	upgrader
-	session *upgraders.Session
-	errors  int
-	told    bool // that TLS is required
-	reader  bool // MODE READER was said
+	reader bool // MODE READER was said
 }
 
 // run greets and answers until the client asks for TLS, goes on without it, or
 // is turned away.
 func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
-	if err := say(d.session.Conn, d.greeting(ctx)); err != nil {
-		return upgraders.Handover{}, err
+	d.MaxLine, d.Partings = maxCommand, partings
+	if d.Session.Listener.Cleartext {
+		d.MaxLine = maxArguments
 	}
-	limit := maxCommand
-	if d.session.Listener.Cleartext {
-		limit = maxArguments
-	}
-	for {
-		line, err := upgraders.ReadCommand(d.session.Conn, limit)
-		switch {
-		case err != nil:
-			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told, err))
-		case !printable(line):
-			return turnedAway("400 Commands are made of printable characters", upgraders.ErrSyntax)
+	return d.Run(d.greeting(ctx), func(line []byte) (upgraders.Handover, error) {
+		if !printable(line) {
+			return d.Leave("400 Commands are made of printable characters", upgraders.ErrSyntax)
 		}
-		h, err := d.command(ctx, line)
-		if err != nil || h.Verdict != upgraders.HangUp {
-			return h, err
-		}
-	}
-}
-
-// turnedAway ends the dialogue with words, where there are any.
-func turnedAway(words string, err error) (upgraders.Handover, error) {
-	if words != "" {
-		words += "\r\n"
-	}
-	return upgraders.Handover{Reply: []byte(words)}, err
+		return d.command(ctx, line)
+	})
 }
 
 // Responses that are the same before and inside TLS.
@@ -72,10 +50,10 @@ const (
 // where one may.
 func (d *dialogue) greeting(ctx context.Context) string {
 	code := "200 "
-	if learned := d.session.Capabilities(ctx); learned != nil && !lists(learned, "POST") && !lists(learned, "IHAVE") {
+	if learned := d.Session.Capabilities(ctx); learned != nil && !lists(learned, "POST") && !lists(learned, "IHAVE") {
 		code = "201 "
 	}
-	return code + d.session.Listener.Hostname + " NNTP ready"
+	return code + d.Session.Listener.Hostname + " NNTP ready"
 }
 
 // command answers one line. A zero Handover without an error means that the
@@ -86,35 +64,35 @@ func (d *dialogue) command(ctx context.Context, line []byte) (upgraders.Handover
 	case "CAPABILITIES":
 		// RFC 3977, 5.2.1: with a keyword for extensions that none uses yet.
 		if len(arguments) > 1 {
-			return d.wrong(syntax)
+			return d.Wrong(syntax)
 		}
-		return d.say(d.capabilities(ctx))
+		return d.Say(d.capabilities(ctx))
 	case "HELP":
-		return d.say("100 Before TLS\r\nCAPABILITIES\r\nHELP\r\nMODE READER\r\nQUIT\r\nSTARTTLS\r\n.")
+		return d.Say("100 Before TLS\r\nCAPABILITIES\r\nHELP\r\nMODE READER\r\nQUIT\r\nSTARTTLS\r\n.")
 	case "QUIT":
-		return turnedAway("205 Bye", upgraders.LeftWithoutTLS(d.told, upgraders.ErrQuit))
+		return d.Leave("205 Bye", upgraders.ErrQuit)
 	case "STARTTLS":
 		switch {
 		case len(arguments) > 0 || len(line) > len(verb):
-			return d.wrong(syntax)
-		case !d.session.CanTLS():
-			return d.say("580 TLS is not available now")
+			return d.Wrong(syntax)
+		case !d.Session.CanTLS():
+			return d.Say("580 TLS is not available now")
 		}
 		return d.starttls(), nil
 	case "MODE":
 		if len(arguments) == 1 && strings.EqualFold(arguments[0], "READER") {
 			d.reader = true
-			return d.say(d.greeting(ctx))
+			return d.Say(d.greeting(ctx))
 		}
 	}
 	switch {
 	case !needsBackend(verb):
-		return d.wrong(unknown)
-	case !d.session.Listener.Cleartext, !d.session.Listener.CleartextAuth && hides(verb):
-		d.told = true
-		return d.say(needsTLS)
+		return d.Wrong(unknown)
+	case !d.Session.Listener.Cleartext, !d.Session.Listener.CleartextAuth && hides(verb):
+		d.Told = true
+		return d.Say(needsTLS)
 	}
-	return d.cleartext(d.session, d.reader, append([]byte(line), "\r\n"...)), nil
+	return d.cleartext(d.Session, d.reader, append([]byte(line), "\r\n"...)), nil
 }
 
 // needsBackend reports whether a command is one of NNTP that the gateway does
@@ -137,10 +115,10 @@ func hides(verb string) bool {
 // capabilities lists what the backend offers a session in TLS, less what is
 // true only there, plus STARTTLS.
 func (d *dialogue) capabilities(ctx context.Context) string {
-	l := d.session.Listener
+	l := d.Session.Listener
 	o := offer{refuseAuth: !l.Cleartext || !l.CleartextAuth}
 	lines := []string{"101 Capability list:"}
-	learned := d.session.Capabilities(ctx)
+	learned := d.Session.Capabilities(ctx)
 	if !lists(learned, "VERSION") {
 		// RFC 3977, 5.2.2: always there, and first.
 		lines = append(lines, "VERSION 2")
@@ -150,35 +128,17 @@ func (d *dialogue) capabilities(ctx context.Context) string {
 			lines = append(lines, shown)
 		}
 	}
-	if d.session.CanTLS() {
+	if d.Session.CanTLS() {
 		lines = append(lines, "STARTTLS")
 	}
 	return strings.Join(append(lines, "."), "\r\n")
-}
-
-// say answers, and the dialogue goes on.
-func (d *dialogue) say(answer string) (upgraders.Handover, error) {
-	return upgraders.Handover{}, say(d.session.Conn, answer)
-}
-
-// wrong answers what is no command, a few times.
-func (d *dialogue) wrong(answer string) (upgraders.Handover, error) {
-	if d.errors++; d.errors >= maxErrors {
-		return turnedAway("400 Too many errors", upgraders.ErrTooMany)
-	}
-	return d.say(answer)
-}
-
-// say sends one answer in one write.
-func say(w io.Writer, answer string) error {
-	_, err := io.WriteString(w, answer+"\r\n")
-	return err
 }
 
 // partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to. RFC 3977, 3.2.1: 400 is what a server says of its
 // own accord before it closes.
 var partings = upgraders.Answers[string]{
+	{upgraders.ErrTooMany, "400 Too many errors"},
 	{wire.ErrTooLong, "400 Line is too long"},
 	{wire.ErrBareNewline, "400 Lines end in CRLF"},
 	{wire.ErrNUL, "400 NUL in a command"},

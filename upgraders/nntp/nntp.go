@@ -51,7 +51,7 @@ var _ upgraders.Upgrader = (*upgrader)(nil)
 
 // Upgrade implements upgraders.Upgrader.
 func (u *upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
-	d := &dialogue{session: s}
+	d := &dialogue{Dialogue: upgraders.Dialogue{Session: s}}
 	return d.run(ctx)
 }
 
@@ -93,5 +93,5 @@ func (u *upgrader) cleartext(s *upgraders.Session, reader bool, pending []byte) 
 // unavailableNow says that there is no backend: RFC 3977, 3.2.1 has 400 for a
 // server that must close for now, and 5.1.1 for a greeting.
 func unavailableNow(_ context.Context, client *wire.Conn, cause error) error {
-	return say(client, unavailable(cause))
+	return upgraders.Say(client, unavailable(cause))
 }

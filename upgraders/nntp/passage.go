@@ -56,7 +56,7 @@ func (p *passage) join(_ context.Context, link *upgraders.Link) error {
 	p.offer = offer{refuseAuth: p.refuseAuth, binding: link.PassBinding}
 	switch {
 	case p.greet:
-		return say(link.Client, greeting)
+		return upgraders.Say(link.Client, greeting)
 	case p.reader:
 		return modeReader(link.Backend)
 	}
@@ -66,7 +66,7 @@ func (p *passage) join(_ context.Context, link *upgraders.Link) error {
 // modeReader makes a reader's session of a mode-switching server's (RFC 3977,
 // 5.3). Servers that know no other modes may answer what they like.
 func modeReader(backend *wire.Conn) error {
-	if err := say(backend, "MODE READER"); err != nil {
+	if err := upgraders.Say(backend, "MODE READER"); err != nil {
 		return fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
 	}
 	answer, code, err := readReply(backend)
@@ -148,7 +148,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF && !p.halved {
 		if words := partings.To(err); words != "" {
-			say(link.Client, words)
+			upgraders.Say(link.Client, words)
 		}
 	}
 	return err

@@ -32,7 +32,7 @@ func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, err
 
 // ask asks for the capability list; nil: there is none.
 func ask(backend *wire.Conn) (upgraders.Capabilities, error) {
-	if err := say(backend, "CAPABILITIES"); err != nil {
+	if err := upgraders.Say(backend, "CAPABILITIES"); err != nil {
 		return nil, err
 	}
 	_, code, err := readReply(backend)
@@ -58,7 +58,7 @@ func ask(backend *wire.Conn) (upgraders.Capabilities, error) {
 // leave ends a session of the gateway's own. What was asked is answered; how
 // the server takes it is its affair.
 func leave(backend *wire.Conn) {
-	if say(backend, "QUIT") == nil {
+	if upgraders.Say(backend, "QUIT") == nil {
 		readReply(backend)
 	}
 }
@@ -74,7 +74,7 @@ func request(_ context.Context, backend *wire.Conn, _ string) error {
 	}
 	// Servers that have STARTTLS and no CAPABILITIES exist: the answer to
 	// STARTTLS decides.
-	if err := say(backend, "STARTTLS"); err != nil {
+	if err := upgraders.Say(backend, "STARTTLS"); err != nil {
 		return err
 	}
 	answer, code, err := readReply(backend)

@@ -37,7 +37,7 @@ func audit(_ context.Context, link *upgraders.Link, told upgraders.Told) (findin
 	if !link.PassBinding {
 		findings = append(findings, upgraders.UnusableBinding(mechanisms)...)
 	}
-	if say(link.Backend, "QUIT") == nil {
+	if upgraders.Say(link.Backend, "QUIT") == nil {
 		readLine(link.Backend)
 	}
 	return findings, nil

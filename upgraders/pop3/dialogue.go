@@ -3,7 +3,6 @@ package pop3
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"strings"
 
@@ -14,15 +13,12 @@ import (
 const (
 	maxCommand = 255   // RFC 2449, 4
 	maxLine    = 12288 // RFC 5034, 4: of a line inside AUTH
-	maxErrors  = 10
 )
 
 // A dialogue is the cleartext part of a session.
 type dialogue struct {
+	upgraders.Dialogue
 	upgrader
-	session *upgraders.Session
-	errors  int
-	told    bool // that TLS is required
 }
 
 // run greets and answers until the client asks for TLS, goes on without it, or
@@ -30,69 +26,51 @@ type dialogue struct {
 func (d *dialogue) run(ctx context.Context) (upgraders.Handover, error) {
 	// Without the timestamp of RFC 1939, 7: it would have to be that of the
 	// backend session after TLS, which does not exist yet.
-	if err := say(d.session.Conn, "+OK "+d.session.Listener.Hostname+" POP3 ready"); err != nil {
-		return upgraders.Handover{}, err
+	d.MaxLine, d.Partings = maxCommand, partings
+	if d.Session.Listener.Cleartext {
+		d.MaxLine = maxLine // AUTH with an initial response may be long
 	}
-	limit := maxCommand
-	if d.session.Listener.Cleartext {
-		limit = maxLine // AUTH with an initial response may be long
-	}
-	for {
-		line, err := upgraders.ReadCommand(d.session.Conn, limit)
-		switch {
-		case err != nil:
-			return turnedAway(partings.To(err), upgraders.LeftWithoutTLS(d.told, err))
-		case !printable(line):
-			return turnedAway("-ERR [SYS/PERM] Commands are made of printable characters", upgraders.ErrSyntax)
+	return d.Run("+OK "+d.Session.Listener.Hostname+" POP3 ready", func(line []byte) (upgraders.Handover, error) {
+		if !printable(line) {
+			return d.Leave("-ERR [SYS/PERM] Commands are made of printable characters", upgraders.ErrSyntax)
 		}
-		h, err := d.command(ctx, string(line))
-		if err != nil || h.Verdict != upgraders.HangUp {
-			return h, err
-		}
-	}
-}
-
-// turnedAway ends the dialogue with words, where there are any.
-func turnedAway(words string, err error) (upgraders.Handover, error) {
-	if words != "" {
-		words += "\r\n"
-	}
-	return upgraders.Handover{Reply: []byte(words)}, err
+		return d.command(ctx, string(line))
+	})
 }
 
 // command answers one command. A zero Handover without an error means that the
 // dialogue goes on.
 func (d *dialogue) command(ctx context.Context, line string) (upgraders.Handover, error) {
 	verb, argument := split(line)
-	l := d.session.Listener
+	l := d.Session.Listener
 	switch verb {
 	case "CAPA":
-		return d.say(d.capabilities(ctx))
+		return d.Say(d.capabilities(ctx))
 	case "QUIT":
-		return turnedAway("+OK Bye", upgraders.LeftWithoutTLS(d.told, upgraders.ErrQuit))
+		return d.Leave("+OK Bye", upgraders.ErrQuit)
 	case "STLS":
 		switch {
 		case argument != "":
-			return d.wrong("-ERR STLS takes no arguments")
-		case !d.session.CanTLS():
-			return d.say("-ERR [SYS/TEMP] TLS is not available now")
+			return d.Wrong("-ERR STLS takes no arguments")
+		case !d.Session.CanTLS():
+			return d.Say("-ERR [SYS/TEMP] TLS is not available now")
 		}
 		return d.starttls(), nil
 	case "USER", "PASS", "APOP", "AUTH":
 		if l.Cleartext && !l.CleartextAuth {
-			return d.say(needsTLS)
+			return d.Say(needsTLS)
 		}
 	case "LANG", "UTF8": // RFC 6856
 	case "XCLIENT":
-		return d.wrong(noClientFacts)
+		return d.Wrong(noClientFacts)
 	default:
-		return d.wrong(unknown)
+		return d.Wrong(unknown)
 	}
 	if !l.Cleartext {
-		d.told = true
-		return d.say(needsTLS)
+		d.Told = true
+		return d.Say(needsTLS)
 	}
-	return d.cleartext(d.session, line), nil
+	return d.cleartext(d.Session, line), nil
 }
 
 // Replies that are the same before and inside TLS. RFC 3206: SYS/PERM is for
@@ -108,11 +86,11 @@ const (
 // capabilities lists what the backend offers a session in TLS, less what is
 // true only there, plus STLS.
 func (d *dialogue) capabilities(ctx context.Context) string {
-	l := d.session.Listener
+	l := d.Session.Listener
 	o := offer{clear: true, auth: l.Cleartext && l.CleartextAuth}
 	lines := []string{"+OK Capability list follows"}
 	codes := map[string]bool{"RESP-CODES": false, "AUTH-RESP-CODE": false}
-	for _, line := range d.session.Capabilities(ctx) {
+	for _, line := range d.Session.Capabilities(ctx) {
 		if shown := o.show(line); shown != "" && printable([]byte(shown)) {
 			lines = append(lines, shown)
 			codes[keyword(shown)] = true
@@ -124,34 +102,16 @@ func (d *dialogue) capabilities(ctx context.Context) string {
 			lines = append(lines, code)
 		}
 	}
-	if d.session.CanTLS() {
+	if d.Session.CanTLS() {
 		lines = append(lines, "STLS")
 	}
 	return strings.Join(append(lines, "."), "\r\n")
 }
 
-// say answers, and the dialogue goes on.
-func (d *dialogue) say(answer string) (upgraders.Handover, error) {
-	return upgraders.Handover{}, say(d.session.Conn, answer)
-}
-
-// wrong answers what is no command, a few times.
-func (d *dialogue) wrong(answer string) (upgraders.Handover, error) {
-	if d.errors++; d.errors >= maxErrors {
-		return turnedAway("-ERR [SYS/PERM] Too many errors", upgraders.ErrTooMany)
-	}
-	return d.say(answer)
-}
-
-// say sends one answer in one write.
-func say(w io.Writer, answer string) error {
-	_, err := io.WriteString(w, answer+"\r\n")
-	return err
-}
-
 // partings has the last words for an error of reading, or "" for one that
 // leaves nobody to speak to.
 var partings = upgraders.Answers[string]{
+	{upgraders.ErrTooMany, "-ERR [SYS/PERM] Too many errors"},
 	{wire.ErrTooLong, "-ERR Line too long"},
 	{wire.ErrBareNewline, "-ERR Lines end in CRLF"},
 	{wire.ErrNUL, "-ERR NUL in a command"},

@@ -65,7 +65,7 @@ func (p *passage) join(_ context.Context, link *upgraders.Link) error {
 	}
 	p.offer = offer{clear: p.clear, auth: !p.refuseAuth, binding: link.PassBinding}
 	if p.greet {
-		return say(link.Client, greeting)
+		return upgraders.Say(link.Client, greeting)
 	}
 	return nil
 }
@@ -93,7 +93,7 @@ func introduce(link *upgraders.Link) (greeting string, offered bool, err error) 
 		link.Log("the backend does not offer XCLIENT to the gateway: trust its address there (Dovecot: login_trusted_networks), or use PROXY (send = \"proxy-v2\")")
 		return "", offered, fmt.Errorf("%w: XCLIENT is not offered", upgraders.ErrTryNext)
 	}
-	if err := say(link.Backend, xclient(link.Facts)); err != nil {
+	if err := upgraders.Say(link.Backend, xclient(link.Facts)); err != nil {
 		return "", offered, fmt.Errorf("%w: %w", upgraders.ErrTryNext, err)
 	}
 	answer, err := readLine(link.Backend)
@@ -148,7 +148,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF {
 		if words := partings.To(err); words != "" && !p.halved {
-			say(link.Client, words)
+			upgraders.Say(link.Client, words)
 		}
 	}
 	return err

@@ -45,7 +45,7 @@ var _ upgraders.Upgrader = (*upgrader)(nil)
 
 // Upgrade implements upgraders.Upgrader.
 func (u *upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
-	d := &dialogue{session: s}
+	d := &dialogue{Dialogue: upgraders.Dialogue{Session: s}}
 	return d.run(ctx)
 }
 
@@ -57,7 +57,7 @@ func (u *upgrader) Implicit(s *upgraders.Session) upgraders.Handover {
 		Join:     p.join,
 		Converse: p.converse,
 		Unavailable: func(_ context.Context, client *wire.Conn, cause error) error {
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }
@@ -80,7 +80,7 @@ func (u *upgrader) starttls() upgraders.Handover {
 			if err != nil {
 				return err
 			}
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }
@@ -94,7 +94,7 @@ func (u *upgrader) cleartext(s *upgraders.Session, pending string) upgraders.Han
 		Join:     p.join,
 		Converse: p.converse,
 		Unavailable: func(_ context.Context, client *wire.Conn, cause error) error {
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }

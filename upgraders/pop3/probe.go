@@ -19,7 +19,7 @@ func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, err
 		return nil, err
 	}
 	// The answer is known; a server that hangs up on QUIT has given it.
-	if say(link.Backend, "QUIT") == nil {
+	if upgraders.Say(link.Backend, "QUIT") == nil {
 		readLine(link.Backend)
 	}
 	return capabilities, nil
@@ -27,7 +27,7 @@ func probe(_ context.Context, link *upgraders.Link) (upgraders.Capabilities, err
 
 // capa asks for the capability list. A server from before RFC 2449 has none.
 func capa(c *wire.Conn) (upgraders.Capabilities, error) {
-	if err := say(c, "CAPA"); err != nil {
+	if err := upgraders.Say(c, "CAPA"); err != nil {
 		return nil, err
 	}
 	line, err := readLine(c)
@@ -61,7 +61,7 @@ func request(_ context.Context, backend *wire.Conn, _ string) error {
 		return fmt.Errorf("%w: %s", upgraders.ErrNotOffered, clip(greeting))
 	}
 	// Servers that have STLS and no CAPA exist: the answer to STLS decides.
-	if err := say(backend, "STLS"); err != nil {
+	if err := upgraders.Say(backend, "STLS"); err != nil {
 		return err
 	}
 	answer, err := readLine(backend)

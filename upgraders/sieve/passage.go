@@ -65,7 +65,7 @@ func (p *passage) converse(_ context.Context, link *upgraders.Link) error {
 	err := wire.Duplex(link.Client, link.Backend, p.up, p.down)
 	if err != nil && err != io.EOF {
 		if words := partings.To(err); words != "" {
-			say(link.Client, words)
+			upgraders.Say(link.Client, words)
 		}
 	}
 	return err

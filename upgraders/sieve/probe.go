@@ -53,7 +53,7 @@ func xclient(f upgraders.Facts) string {
 
 // ask sends a command and reads its response, which must be OK.
 func ask(backend *wire.Conn, command string) ([]response, error) {
-	if err := say(backend, command); err != nil {
+	if err := upgraders.Say(backend, command); err != nil {
 		return nil, err
 	}
 	return readList(backend)

@@ -48,7 +48,7 @@ var _ upgraders.Upgrader = (*upgrader)(nil)
 
 // Upgrade implements upgraders.Upgrader.
 func (u *upgrader) Upgrade(ctx context.Context, s *upgraders.Session) (upgraders.Handover, error) {
-	d := &dialogue{session: s}
+	d := &dialogue{Dialogue: upgraders.Dialogue{Session: s}}
 	return d.run(ctx)
 }
 
@@ -82,7 +82,7 @@ func (p *passage) handover() upgraders.Handover {
 		// A BYE may stand in for a greeting and for every response (RFC 5804,
 		// 1.2), so it need not wait for a command.
 		Unavailable: func(_ context.Context, client *wire.Conn, cause error) error {
-			return say(client, unavailable(cause))
+			return upgraders.Say(client, unavailable(cause))
 		},
 	}
 }
