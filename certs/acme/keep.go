@@ -52,8 +52,22 @@ func (s *Source) due() time.Time {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	at := s.asked(cert.Leaf)
+	// One that was due when it came, because the clock is ahead or it had lived
+	// before, would be ordered again and again, until the authority has enough.
+	if last := s.past.Last; s.past.Failed == 0 && !last.Before(schedule(cert.Leaf)) {
+		if again := last.Add(max(cert.Leaf.NotAfter.Sub(last)/2, firstBackoff)); at.Before(again) {
+			at = again
+		}
+	}
+	return at
+}
+
+// asked returns when a certificate is to be renewed by schedule, or by the
+// authority's wish. Its caller holds mu.
+func (s *Source) asked(leaf *x509.Certificate) time.Time {
 	if s.advice.IsZero() {
-		return schedule(cert.Leaf)
+		return schedule(leaf)
 	}
 	at := s.advice
 	// An authority that has everything renewed at once would never see the end
@@ -62,7 +76,7 @@ func (s *Source) due() time.Time {
 		at = again
 	}
 	// Nor does it have us wait until it is too late.
-	if last := cert.Leaf.NotAfter.Add(-cert.Leaf.NotAfter.Sub(cert.Leaf.NotBefore) / 6); at.After(last) {
+	if last := leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 6); at.After(last) {
 		at = last
 	}
 	return at

@@ -779,6 +779,46 @@ func TestWrongClock(t *testing.T) {
 	})
 }
 
+// Where each certificate is due as soon as it is there, since the clock is days
+// ahead, or the authority gives out what has lived before, there are a few
+// orders and not one at each look.
+func TestDueWhenItComes(t *testing.T) {
+	for name, skew := range map[string]time.Duration{"clock": 7 * day, "authority": 0} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHouse(t)
+				if name == "authority" {
+					h.does(func(_ context.Context, o order) ([][]byte, error) {
+						return h.sign(o, func(c *x509.Certificate) {
+							c.NotBefore, c.NotAfter = time.Now().Add(-7*day), time.Now().Add(2*day)
+						}), nil
+					})
+				}
+				a := h.authority()
+				a.now = func() time.Time { return time.Now().Add(skew) }
+				s := a.Source(mail)
+				defer h.keep(s)()
+				time.Sleep(23 * time.Hour)
+				synctest.Wait()
+				if h.count() != 1 {
+					t.Errorf("%d orders on the first day", h.count())
+				}
+				time.Sleep(2 * time.Hour)
+				synctest.Wait()
+				if h.count() != 2 {
+					t.Errorf("%d orders when half of what was left is over", h.count())
+				}
+				s.advise(h.cert(s), time.Now().Add(-time.Hour))
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if h.count() != 2 {
+					t.Errorf("%d orders when the authority wishes so, too", h.count())
+				}
+			})
+		})
+	}
+}
+
 // Garbage in the store is replaced, or named where only people can do so.
 func TestGarbageInTheStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
