@@ -175,7 +175,7 @@ func (l *loader) attribute(path string, a *hcl.Attribute, f *field, into reflect
 		}
 		return
 	}
-	l.refuseNotYet(path+"."+f.name, v, a.Range)
+	l.refuseNotYet(path+"."+f.name, a.Range)
 	target := into.Addr().Interface()
 	kept, isAttr := target.(attribute)
 	if isAttr {
@@ -214,7 +214,7 @@ func (l *loader) place(path string, blocks hcl.Blocks, fields []*field, into ref
 		blockPath := strings.TrimPrefix(path+"."+f.name, ".")
 		seen := make(map[string]*hcl.Block)
 		for _, b := range byType[f.name] {
-			l.refuseNotYet(blockPath, cty.DynamicVal, b.DefRange)
+			l.refuseNotYet(blockPath, b.DefRange)
 			key := ""
 			if n := len(b.Labels); n > 0 {
 				key = b.Labels[n-1]

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
-	"github.com/zclconf/go-cty/cty"
 
 	"github.com/sallyport/sallyport/certs"
 	"github.com/sallyport/sallyport/gateway"
@@ -112,9 +111,6 @@ func (l *loader) protocolOf(b *listenerBlock) *upgraders.Protocol {
 	var names []string
 	for _, p := range l.protocols {
 		names = append(names, p.Name)
-	}
-	if l.refuseNotYet("listener", cty.StringVal(name), b.Protocol.At) {
-		return nil
 	}
 	l.errorf(b.Protocol.At, "Unknown protocol "+name, "The first label of a listener is its protocol: write %s.%s", oneOf(names), didYouMean(name, names))
 	return nil

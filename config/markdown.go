@@ -88,24 +88,14 @@ func (m markdown) defaultOf(f *field, t reflect.Type) string {
 	return ""
 }
 
-// notYet says what of a block or attribute is refused for now.
+// notYet says that a block or attribute is refused for now.
 func (m markdown) notYet(path, none string) string {
-	var values []string
 	text := ""
 	if none != "" {
 		text = fmt.Sprintf("; `\"none\"`: %s", none)
 	}
-	for _, f := range notYet {
-		switch {
-		case f.path != path:
-		case f.value == "":
-			return text + " *(not available yet)*"
-		default:
-			values = append(values, "`\""+f.value+"\"`")
-		}
-	}
-	if len(values) > 0 {
-		text += " *(not available yet: " + strings.Join(values, ", ") + ")*"
+	if _, refused := notYet[path]; refused {
+		text += " *(not available yet)*"
 	}
 	return text
 }
