@@ -307,6 +307,7 @@ type witness struct {
 
 	mu      sync.Mutex
 	ordered bool
+	heard   int   // bytes; acmez goes after links (RFC 8555, 7.4.2) in circles
 	proof   error // why a name is not verified
 	last    error // what was wrong with the last response
 }
@@ -355,6 +356,17 @@ func (w *witness) hasOrdered() bool {
 
 var errOrdered = errors.New("one order a try")
 
+// tooMuch ends an order in which the authority has said more than any needs.
+func (w *witness) tooMuch() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.heard <= maxBodies {
+		return nil
+	}
+	w.last = unreachable(errTooMuch)
+	return w.last
+}
+
 func (w *witness) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.Method == http.MethodGet && req.URL.String() == w.url {
 		return &http.Response{
@@ -367,6 +379,9 @@ func (w *witness) RoundTrip(req *http.Request) (*http.Response, error) {
 	if ordering && w.hasOrdered() {
 		return nil, errOrdered
 	}
+	if err := w.tooMuch(); err != nil {
+		return nil, err
+	}
 	res, err := w.next.RoundTrip(req)
 	var body []byte
 	if err == nil {
@@ -376,6 +391,7 @@ func (w *witness) RoundTrip(req *http.Request) (*http.Response, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last = err
+	w.heard += len(body)
 	switch {
 	case err != nil:
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
@@ -738,5 +739,36 @@ func TestWitnessLeavesOneOrder(t *testing.T) {
 		if _, err := w.RoundTrip(req); !errors.Is(err, want) {
 			t.Errorf("request %d: %v", i, err)
 		}
+	}
+}
+
+// What an authority says in one order is bounded in all, wherever its links
+// lead: acmez would follow these until the time is over, and keep it all.
+func TestLinksInCircles(t *testing.T) {
+	t.Parallel()
+	p, doors := pebble(t, acmetest.Options{})
+	a := advancedAt(t, p, nil)
+	a.Source(Order{Names: []string{"mail.example.org"}})
+	doors.Store(a)
+	var asked atomic.Int32
+	p.Break(func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/certZ/") {
+			return false
+		}
+		if asked.Add(1) > 100 {
+			panic(http.ErrAbortHandler)
+		}
+		w.Header().Set("Content-Type", "application/pem-certificate-chain")
+		w.Header().Set("Link", fmt.Sprintf("<https://%s%s>;rel=\"up\"", r.Host, r.URL.Path))
+		io.WriteString(w, strings.Repeat("\n", maxBody))
+		return true
+	})
+	_, err := a.engine.obtain(t.Context(), try(t, HTTP01, "mail.example.org"))
+	refused(t, err, "more than 16 MiB in all")
+	if !errors.Is(err, ErrUnreachable) {
+		t.Error(err)
+	}
+	if n := asked.Load(); n > 2*maxBodies/maxBody {
+		t.Errorf("it was asked for the chain %d times", n)
 	}
 }

@@ -16,11 +16,13 @@ import (
 
 const (
 	maxBody        = 1 << 20          // of a response
+	maxBodies      = 16 << 20         // of all responses in an order, where they are kept
 	requestTimeout = 30 * time.Second // of a request with its whole response
 )
 
 var (
 	errTooLong   = errors.New("it answers with more than 1 MiB: is directory the URL of an ACME directory?")
+	errTooMuch   = errors.New("it answers one order with more than 16 MiB in all: ask the authority, or take another one")
 	errTooSlow   = errors.New("it takes longer than " + requestTimeout.String() + " to answer: try another time, or another authority")
 	errNoJSON    = errors.New("is directory the URL of an ACME directory?")
 	errElsewhere = errors.New("it redirects")

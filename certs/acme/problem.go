@@ -183,7 +183,7 @@ func unreachable(err error) error {
 		host    x509.HostnameError
 	)
 	switch {
-	case errors.Is(err, errTooLong), errors.Is(err, errNoJSON), errors.Is(err, errTooSlow), errors.Is(err, errElsewhere), errors.Is(err, errCleartext):
+	case errors.Is(err, errTooLong), errors.Is(err, errTooMuch), errors.Is(err, errNoJSON), errors.Is(err, errTooSlow), errors.Is(err, errElsewhere), errors.Is(err, errCleartext):
 		return fmt.Errorf("%w: %w", ErrUnreachable, err) // they say it
 	case errors.As(err, &unknown):
 		advice = "name the root of the directory's certificate in ca_file"
