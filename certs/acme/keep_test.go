@@ -707,6 +707,15 @@ func TestUnusable(t *testing.T) {
 		{"for clients", "its extended key usage lacks serverAuth", func(f *fake, o order) [][]byte {
 			return f.sign(o, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
 		}},
+		{"an authority's", "its basic constraints say CA", func(f *fake, o order) [][]byte {
+			return f.sign(o, func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true })
+		}},
+		{"not for handshakes", "its key usage lacks digitalSignature", func(f *fake, o order) [][]byte {
+			return f.sign(o, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })
+		}},
+		{"endless chain", "clients take no more than 65536", func(f *fake, o order) [][]byte {
+			return append(f.sign(o), slices.Repeat([][]byte{f.ca.Raw}, 10_000)...)
+		}},
 		{"chain of others", "certificate 2 of the chain did not sign the one before it", func(f *fake, o order) [][]byte {
 			return [][]byte{f.sign(o)[0], f.sign(o)[0]}
 		}},

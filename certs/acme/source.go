@@ -298,6 +298,10 @@ func covers(leaf *x509.Certificate, name string) bool {
 // clockSkew is how far our clock may be behind the authority's.
 const clockSkew = 5 * time.Minute
 
+// maxChain bounds a certificate with its chain, which goes out in each
+// handshake. Clients take little more (OpenSSL: 100 KiB); usual ones have 4 KiB.
+const maxChain = 64 << 10
+
 // issued makes a certificate of what an authority answered, if it can be
 // served.
 func (s *Source) issued(chain [][]byte, key crypto.Signer) (*tls.Certificate, error) {
@@ -306,6 +310,9 @@ func (s *Source) issued(chain [][]byte, key crypto.Signer) (*tls.Certificate, er
 	}
 	if len(chain) == 0 {
 		return nil, unusable("there is no certificate in the answer")
+	}
+	if size := len(slices.Concat(chain...)); size > maxChain {
+		return nil, unusable("with its chain it has %d bytes, and clients take no more than %d", size, maxChain)
 	}
 	var parsed []*x509.Certificate
 	for i, der := range chain {
@@ -325,6 +332,12 @@ func (s *Source) issued(chain [][]byte, key crypto.Signer) (*tls.Certificate, er
 	}
 	if len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) > 0 && !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageServerAuth) {
 		return nil, unusable("it is not for servers (its extended key usage lacks serverAuth)")
+	}
+	if leaf.IsCA {
+		return nil, unusable("it is an authority's own (its basic constraints say CA), which clients refuse")
+	}
+	if leaf.KeyUsage != 0 && leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0 {
+		return nil, unusable("its key may not sign handshakes (its key usage lacks digitalSignature)")
 	}
 	for i, issuer := range parsed[1:] {
 		if err := parsed[i].CheckSignatureFrom(issuer); err != nil {
