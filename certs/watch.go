@@ -30,18 +30,20 @@ type Watcher struct {
 	interval time.Duration
 	log      *slog.Logger
 	watched  map[any]running
+	ending   []running // told to end
 }
 
 // NewWatcher returns a Watcher that looks at files at every interval, but not
 // faster than once a millisecond.
 func NewWatcher(interval time.Duration, log *slog.Logger) *Watcher {
-	return &Watcher{max(interval, time.Millisecond), log, make(map[any]running)}
+	return &Watcher{interval: max(interval, time.Millisecond), log: log, watched: make(map[any]running)}
 }
 
 // Apply looks after these sources and others from now on, and no longer after
 // what it was given before. Nothing happens to what was and is among them: an
-// order that an authority works on goes on. It returns when what is gone has
-// ended.
+// order that an authority works on goes on. What is gone is told to end and not
+// waited for: a program that takes a record back may need minutes, and a reload
+// has none.
 func (w *Watcher) Apply(sources []Source, others ...Keeper) {
 	gone := w.watched
 	w.watched = make(map[any]running)
@@ -64,21 +66,34 @@ func (w *Watcher) Apply(sources []Source, others ...Keeper) {
 	for _, k := range others {
 		look(k, func(ctx context.Context) { k.Keep(ctx, w.log) })
 	}
+	w.ending = slices.DeleteFunc(w.ending, running.ended)
 	for _, r := range gone {
 		r.cancel()
-	}
-	for _, r := range gone {
-		<-r.done
+		w.ending = append(w.ending, r)
 	}
 }
 
 // Close ends all and waits for it.
-func (w *Watcher) Close() { w.Apply(nil) }
+func (w *Watcher) Close() {
+	w.Apply(nil)
+	for _, r := range w.ending {
+		<-r.done
+	}
+}
 
 // A running is a goroutine and how it is ended.
 type running struct {
 	cancel context.CancelFunc
 	done   chan struct{}
+}
+
+func (r running) ended() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
 }
 
 func start(run func(ctx context.Context)) running {

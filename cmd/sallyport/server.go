@@ -278,7 +278,19 @@ func (s *server) shutdown(signals *signalQueue) error {
 	ctx, force := context.WithCancel(context.Background())
 	defer force()
 	done := make(chan error, 1)
-	go func() { done <- s.gw.Shutdown(ctx) }()
+	go func() {
+		err := s.gw.Shutdown(ctx)
+		ended := make(chan struct{})
+		go func() { // a record may have to be taken back
+			s.watcher.Close()
+			close(ended)
+		}()
+		select {
+		case <-ended:
+		case <-ctx.Done():
+		}
+		done <- err
+	}()
 
 	beat := newWatchdog()
 	defer beat.stop()
@@ -305,7 +317,6 @@ func (s *server) shutdown(signals *signalQueue) error {
 
 // stopped takes down what is left when the gateway has ended.
 func (s *server) stopped(err error) error {
-	s.watcher.Close()
 	s.admin.close()
 	s.control.close()
 	if errors.Is(err, gateway.ErrForced) {
