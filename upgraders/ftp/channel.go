@@ -175,6 +175,8 @@ func (p *passage) open(c *command, line string, n int) string {
 		answer = p.entering(ch.listener.Port(), c.long)
 	}
 	ch.unused = time.AfterFunc(unusedTime, func() { ch.end(errOpen) })
+	// A session that is cut must not wait for the data of its transfer.
+	context.AfterFunc(ch.ctx, func() { ch.end(errCut) })
 	p.prepare(ch)
 	return answer
 }

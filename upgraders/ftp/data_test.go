@@ -606,6 +606,37 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// What is cut at the end of the drain takes a transfer along that the backend
+// is through with and the client takes its time for.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.listener.Policy.StallTimeout = 0
+	r.backend.files["a"] = pattern(6 << 20) // as in TestCompleteLast
+	r.start()
+	c := r.secured(r.tls(0))
+	d := c.protect(c.pasv("EPSV"))
+	d.raw.SetReadBuffer(64 << 10)
+	c.do("150", "RETR a\r\nNOOP") // which waits, so that nobody reads what the client says
+	if _, err := io.ReadFull(d, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := expired()
+	defer cancel()
+	stopped := make(chan error, 1)
+	go func() { stopped <- r.gw.Shutdown(ctx) }()
+	select {
+	case <-stopped:
+	case <-time.After(patience / 3):
+		t.Error("the gateway does not stop")
+		d.raw.Close()
+		<-stopped
+	}
+	if _, err := io.ReadAll(d); err == nil {
+		t.Error("what was cut looks complete")
+	}
+}
+
 // A client that has ended its control stream still has its transfer: the
 // backend, which would end it, hears of that afterwards (G-24).
 func TestHalfClosed(t *testing.T) {
