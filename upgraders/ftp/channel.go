@@ -158,6 +158,8 @@ func (p *passage) open(c *command, line string, n int) string {
 	if port == 0 {
 		return p.fail(fmt.Errorf("%w: the backend names no port: %s", errOpen, clip(strings.TrimSpace(line))))
 	}
+	// A client that does not close must not come to hold ever more sockets.
+	p.transfers.Wait()
 	data := p.session.Data
 	backend, err := data.DialBackend(p.ctx, port)
 	if err != nil {

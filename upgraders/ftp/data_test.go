@@ -606,6 +606,30 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A session has one data connection at a time, however long a client keeps its
+// side of the last one.
+func TestLingering(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.backend.files["a"] = pattern(10)
+	r.start()
+	c := r.secured(r.tls(0))
+	d := c.protect(c.pasv("EPSV"))
+	c.do("150", "RETR a")
+	if _, err := io.ReadAll(d); err != nil {
+		t.Fatal(err)
+	}
+	c.want("226")
+	c.port("EPSV")
+	d.raw.SetDeadline(time.Now().Add(patience))
+	for began := time.Now(); time.Since(began) < time.Second; time.Sleep(5 * time.Millisecond) {
+		if _, err := d.raw.Write([]byte("x")); err != nil {
+			return
+		}
+	}
+	t.Error("the gateway still holds the first data connection")
+}
+
 // What is cut at the end of the drain takes a transfer along that the backend
 // is through with and the client takes its time for.
 func TestCut(t *testing.T) {
