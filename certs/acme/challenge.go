@@ -82,7 +82,12 @@ func (c *challenges) present(ctx context.Context, key string, a *answer) (remove
 	}
 }
 
+// findTimeout is how long a store may take: authorities wait ten seconds.
+const findTimeout = 5 * time.Second
+
 func (c *challenges) find(ctx context.Context, key, name string) (*answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, findTimeout)
+	defer cancel()
 	a := new(answer)
 	if held, ok := c.held.Load(key); ok {
 		a = held.(*answer)

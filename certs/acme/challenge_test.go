@@ -174,3 +174,38 @@ func TestElement(t *testing.T) {
 		t.Error("a plain name does not stay")
 	}
 }
+
+// A store that hangs holds up no handshake and no request for long, and is said
+// to hang.
+func TestStoreHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHouse(t)
+		a := New(Config{Name: "a", Directory: "https://acme.example.org/dir", AcceptTOS: true, Store: hanging{h.store}})
+		a.engine, a.poll = h.fake, poll
+		s := a.Source(mail)
+		began := time.Now()
+		if _, err := a.ChallengeResponse(t.Context(), "mail.example.org", "token"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a request: %v", err)
+		}
+		if _, err := a.ChallengeCertificate(&tls.ClientHelloInfo{ServerName: "mail.example.org"}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a handshake: %v", err)
+		}
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("they took %v", took)
+		}
+		defer h.keep(s)()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := strings.Count(h.log.String(), "the store cannot be read"); n != 1 {
+			t.Errorf("it was said %d times", n)
+		}
+	})
+}
+
+// A hanging store answers nobody who reads.
+type hanging struct{ *memory }
+
+func (hanging) Get(ctx context.Context, _ string) ([]byte, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}

@@ -188,7 +188,8 @@ func (e *spent) Error() string {
 
 func (e *spent) Unwrap() error { return ErrLimited }
 
-// storeTimeout bounds what has to be written even though an order was cut off.
+// storeTimeout bounds what is read, and what has to be written even though an
+// order was cut off.
 const storeTimeout = 10 * time.Second
 
 // reserve counts a validation of each name as failed, in advance: should we die

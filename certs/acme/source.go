@@ -151,6 +151,8 @@ func (s *Source) Load(ctx context.Context) error {
 		return err
 	}
 	defer release()
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
 	s.remember(s.history(ctx))
 	s.peek(ctx)
 	err = s.look(ctx)

@@ -22,7 +22,9 @@ const (
 	lockDir     = ".locks"
 	tempPrefix  = ".new-"
 
-	tempLife    = time.Hour // after which a temporary file is a dead process's
+	tempLife    = time.Hour   // after which a temporary file is a dead process's
+	maxReading  = 64          // at a time: what hangs is never more
+	lastMoment  = time.Second // in which a read may yet end when its ctx has
 	lockPoll    = 10 * time.Millisecond
 	maxLockPoll = 500 * time.Millisecond
 )
@@ -30,22 +32,33 @@ const (
 // A Dir is a Store in a directory, which processes and machines may share if
 // its file system has locks (NFS has). Nobody but its user can enter it. Its
 // names with a leading dot are its own.
-type Dir struct{ path string }
+//
+// Where its file system hangs, as those of a network do whose server is gone,
+// who reads is told so when his ctx ends. Who writes waits: what came late
+// could replace what is newer.
+type Dir struct {
+	path    string
+	reading chan struct{} // holds a value for each that reads
+}
 
 var _ Store = (*Dir)(nil)
 
 // Open returns the store in a directory. Nothing is looked at or created until
 // it is used, and no directory is made before the first Put or Lock.
-func Open(path string) *Dir { return &Dir{path} }
+func Open(path string) *Dir { return &Dir{path, make(chan struct{}, maxReading)} }
 
 // String returns "directory" and the path.
 func (d *Dir) String() string { return "directory " + d.path }
 
 // Get reads the file of a key.
-func (d *Dir) Get(_ context.Context, key string) ([]byte, error) {
+func (d *Dir) Get(ctx context.Context, key string) ([]byte, error) {
 	if err := checkKey(key); err != nil {
 		return nil, err
 	}
+	return patiently(ctx, d, "read "+key, func() ([]byte, error) { return d.get(key) })
+}
+
+func (d *Dir) get(key string) ([]byte, error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}
@@ -92,7 +105,40 @@ func (d *Dir) Delete(_ context.Context, key string) error {
 }
 
 // List looks at the files below the last directory that prefix names.
-func (d *Dir) List(_ context.Context, prefix string) (keys []string, err error) {
+func (d *Dir) List(ctx context.Context, prefix string) ([]string, error) {
+	return patiently(ctx, d, "list "+prefix, func() ([]string, error) { return d.list(prefix) })
+}
+
+// patiently reads, and leaves it when ctx ends before the read does.
+func patiently[T any](ctx context.Context, d *Dir, doing string, read func() (T, error)) (T, error) {
+	over, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastMoment, cancel) })()
+	hangs := func() (none T, err error) {
+		return none, fmt.Errorf("%s: cannot %s: it does not answer: see that what it is mounted from is there: %w", d, doing, ctx.Err())
+	}
+	select {
+	case d.reading <- struct{}{}:
+	case <-over.Done():
+		return hangs()
+	}
+	done := make(chan struct{})
+	var value T
+	var err error
+	go func() {
+		defer close(done)
+		defer func() { <-d.reading }()
+		value, err = read()
+	}()
+	select {
+	case <-done:
+		return value, err
+	case <-over.Done():
+		return hangs()
+	}
+}
+
+func (d *Dir) list(prefix string) (keys []string, err error) {
 	if err := d.check(); err != nil {
 		return nil, err
 	}

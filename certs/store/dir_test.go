@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -423,5 +425,40 @@ func TestNoDirectory(t *testing.T) {
 		if err := s.Put(t.Context(), "a", nil); err == nil || !strings.Contains(err.Error(), s.String()) {
 			t.Errorf("%s: Put: %v", s, err)
 		}
+	}
+}
+
+// A file system that hangs, here by a pipe that nobody writes into, holds up
+// nobody who has said how long he waits, and what hangs is bounded.
+func TestHangs(t *testing.T) {
+	s, dir := open(t)
+	put(t, s, "a", "a")
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := runtime.NumGoroutine()
+	ended, end := context.WithCancel(t.Context())
+	end()
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			if _, err := s.Get(ended, "pipe"); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "see that what it is mounted from is there") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := runtime.NumGoroutine() - before; n > 100 {
+		t.Errorf("%d goroutines hang", n)
+	}
+	// Once it is back, so are we.
+	w, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if got, err := s.Get(t.Context(), "a"); err != nil || string(got) != "a" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
