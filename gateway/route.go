@@ -96,6 +96,21 @@ func (s *session) routeForHost(host, sni string) (*route, error) {
 	return r, nil
 }
 
+// suitsHost is Session.Suits. A backend of several routes would otherwise serve
+// one of them to whom the tls of that one has not let in.
+func (s *session) suitsHost(host string) bool {
+	r := s.l.routeForHost(host)
+	if r == nil {
+		return true
+	}
+	sni := ""
+	if s.tls != nil {
+		sni = s.tls.ServerName
+	}
+	_, err := s.suits(r, sni)
+	return err == nil
+}
+
 // tlsOf returns what applies to a route, or to a name that has none.
 func (l *listener) tlsOf(r *route) *TLS {
 	if r != nil && r.TLS != nil {

@@ -3,6 +3,8 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -206,5 +208,41 @@ func TestServeStopping(t *testing.T) {
 	v.end()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// H-11: a session that is served may speak of the hosts whose tls it has gone
+// through, and of those that no route takes.
+func TestServeSuits(t *testing.T) {
+	ca := x509.NewCertPool()
+	ca.AddCert(pki().ca)
+	guard := &TLS{ClientAuth: &ClientAuth{Require: true, CAs: ca}}
+	told := make(chan string, 1)
+	r := serveRig(t, func(l *Listener) {
+		open := *l.Routes[0]
+		open.SNI = []string{"gw.example.org", "www.example.org"}
+		guarded := open
+		guarded.SNI, guarded.TLS = []string{"other.example.org"}, guard
+		l.Routes = []*Route{&open, &guarded}
+	}, func(_ context.Context, s *upgraders.Session, _ net.Conn, _ upgraders.Dialer) error {
+		var may []string
+		for _, host := range []string{"gw.example.org", "www.example.org", "OTHER.example.org", "192.0.2.1"} {
+			if s.Suits(host) {
+				may = append(may, host)
+			}
+		}
+		told <- strings.Join(may, " ")
+		return nil
+	})
+	r.startTLS(clientTLS())
+	if got := <-told; got != "gw.example.org www.example.org 192.0.2.1" {
+		t.Errorf("without a certificate: %s", got)
+	}
+	cfg := clientTLS()
+	cfg.ServerName = "other.example.org"
+	cfg.Certificates = []tls.Certificate{*pki().issue("partner.example.org")}
+	r.startTLS(cfg)
+	if got := <-told; got != "OTHER.example.org 192.0.2.1" {
+		t.Errorf("with one: %s", got)
 	}
 }

@@ -196,6 +196,7 @@ func (s *session) facts() *upgraders.Session {
 			return s.l.defaultRoute().backend.capabilities(ctx)
 		},
 		Routed:   func(host string) bool { return s.l.routeForHost(host) != nil },
+		Suits:    s.suitsHost,
 		Backend:  s.dialFirst,
 		Preview:  s.dialPreview,
 		Stopping: s.gw.stopping,
@@ -472,6 +473,8 @@ func outcomeOf(err error) (outcome, error) {
 		return outcomeIdle, err
 	case errors.Is(err, wire.ErrShutdown):
 		return outcomeShutdown, err
+	case errors.Is(err, upgraders.ErrNoRoute):
+		return outcomeNoRoute, err
 	case errors.Is(err, upgraders.ErrNoServer):
 		return outcomeBackendDown, err
 	case errors.Is(err, upgraders.ErrBackend):

@@ -250,6 +250,11 @@ type Session struct {
 	// protocols with Hosts: whom none takes can be told so before TLS.
 	Routed func(host string) bool
 
+	// Suits reports whether a session that is being served may speak of a host
+	// that its client names: it has gone through all that the tls of the host's
+	// own route demands. Whom no route takes, no route guards.
+	Suits func(host string) bool
+
 	// Backend dials now, before the route is chosen; the same conn comes back
 	// in Join's Link. hear takes the greeting; where it returns an error that
 	// wraps ErrTryNext, the next server is tried. A protocol says in its own

@@ -84,9 +84,5 @@ func elsewhere(h *onehttp.Head) string {
 			return ""
 		}
 	}
-	host := h.Host
-	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
-		host = host[:i] // the port of http
-	}
-	return "https://" + host + h.Target
+	return "https://" + hostOf(h.Host) + h.Target // without the port of http
 }

@@ -1,6 +1,7 @@
 package http
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -54,6 +55,7 @@ func (u *upgrader) serving(s *upgraders.Session, in door) upgraders.Handover {
 				hostname:   s.Listener.Hostname,
 				client:     s.Client,
 				refuseAuth: in == inClear && !s.Listener.CleartextAuth,
+				suits:      s.Suits,
 				dialer:     d,
 			}
 			if in == fromStart {
@@ -78,6 +80,7 @@ type passage struct {
 	client     netip.AddrPort
 	hsts       string
 	refuseAuth bool
+	suits      func(host string) bool
 	dialer     upgraders.Dialer
 	proxy      *httputil.ReverseProxy
 	upload     *upload // of the request in hand; nil: it has no body
@@ -171,7 +174,24 @@ func (p *passage) serve(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusForbidden, "TLS is required to log in.")
 		return
 	}
+	if !p.suits(strings.TrimSuffix(hostOf(cmp.Or(r.Host, p.hostname)), ".")) {
+		// RFC 9110, 7.4. The TLS of that host's route may ask for a client
+		// certificate, and the backend may be the same.
+		p.note(errMisdirected)
+		refuse(w, http.StatusMisdirectedRequest, "This connection is not for that host.")
+		return
+	}
 	p.proxy.ServeHTTP(w, r)
+}
+
+var errMisdirected = fmt.Errorf("%w: a request for a host whose tls is not that of the SNI's route", upgraders.ErrNoRoute)
+
+// hostOf is a Host without its port.
+func hostOf(host string) string {
+	if i := strings.LastIndexByte(host, ':'); i > strings.LastIndexByte(host, ']') {
+		host = host[:i]
+	}
+	return host
 }
 
 // A writer puts what is ours into the head of an answer.

@@ -75,7 +75,10 @@ func visit(t *testing.T, y *yard, client netip.AddrPort) (conn net.Conn, ended c
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := u.Implicit(&upgraders.Session{Client: client, Listener: &upgraders.Listener{Hostname: "gw.example.org"}})
+	h := u.Implicit(&upgraders.Session{
+		Client: client, Listener: &upgraders.Listener{Hostname: "gw.example.org"},
+		Suits: func(host string) bool { return !strings.EqualFold(host, "guarded.example.org") },
+	})
 	ended = make(chan error, 1)
 	done := make(chan struct{})
 	go func() {
@@ -150,6 +153,25 @@ func TestTold(t *testing.T) {
 		c, _ := visit(t, y, client)
 		if got := fetch(t, c, bufio.NewReader(c), get); got != want {
 			t.Errorf("%s: told %s, want %s", client, got, want)
+		}
+	}
+}
+
+// H-11: a host whose TLS the session has not gone through is not spoken of to
+// the backend, however it is written.
+func TestMisdirected(t *testing.T) {
+	y := newYard(t, func(w http.ResponseWriter, r *http.Request) { t.Errorf("the backend is asked for %s", r.Host) })
+	for _, request := range []string{
+		"GET / HTTP/1.1\r\nHost: guarded.example.org\r\n\r\n",
+		"GET / HTTP/1.1\r\nHost: Guarded.example.org.:443\r\n\r\n",
+		"GET http://guarded.example.org/ HTTP/1.0\r\nHost: guarded.example.org\r\n\r\n",
+	} {
+		c, ended := visit(t, y, netip.AddrPort{})
+		if got := fetch(t, c, bufio.NewReader(c), request); got != "This connection is not for that host.\n" {
+			t.Errorf("got %q", got)
+		}
+		if err := <-ended; !errors.Is(err, upgraders.ErrNoRoute) {
+			t.Error(err)
 		}
 	}
 }

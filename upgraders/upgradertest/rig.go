@@ -155,6 +155,7 @@ func (r *rig) run(client *feed) (*outcome, error) {
 			return hear(o.early)
 		},
 		Routed: func(host string) bool { return len(r.s.hosts) == 0 || slices.Contains(r.s.hosts, host) },
+		Suits:  func(string) bool { return true },
 		Preview: func(_ context.Context, _ string, hear func(*wire.Conn) error) error {
 			if r.s.backendDown {
 				return errDial
