@@ -177,12 +177,18 @@ func (d driver) open(t *testing.T) *sql.DB {
 	return db
 }
 
-// asks opens, asks for one text, and closes.
+// asks opens, asks for one text, and closes. The driver takes a zero at the end
+// of a nonce for a terminator; one nonce of ed25519's in 256 ends so, and is then
+// too short for it, with or without a gateway.
 func (d driver) asks(t *testing.T, query string, args ...any) (answer string, err error) {
 	t.Helper()
-	db := d.open(t)
-	defer db.Close()
-	err = db.QueryRow(query, args...).Scan(&answer)
+	for range 5 {
+		db := d.open(t)
+		defer db.Close()
+		if err = db.QueryRow(query, args...).Scan(&answer); !errors.Is(err, mysql.ErrMalformPkt) {
+			break
+		}
+	}
 	return answer, err
 }
 
