@@ -168,7 +168,7 @@ func (p *passage) serve(w http.ResponseWriter, r *http.Request) {
 	// for that.
 	http.NewResponseController(w).EnableFullDuplex()
 	p.upload = nil
-	w = &writer{w, p}
+	w = &writer{w, p, r.ProtoAtLeast(1, 1)}
 	if p.refuseAuth && r.Header.Get("Authorization") != "" {
 		p.note(upgraders.ErrNeedsTLS)
 		refuse(w, http.StatusForbidden, "TLS is required to log in.")
@@ -197,7 +197,8 @@ func hostOf(host string) string {
 // A writer puts what is ours into the head of an answer.
 type writer struct {
 	http.ResponseWriter
-	p *passage
+	p       *passage
+	interim bool // the client knows of answers before the last
 }
 
 // Unwrap is for http.ResponseController.
@@ -205,8 +206,11 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // WriteHeader implements http.ResponseWriter.
 func (w *writer) WriteHeader(status int) {
-	if status == http.StatusContinue {
+	switch {
+	case status == http.StatusContinue:
 		return // net/http says so itself, to who expects it, when the body is read
+	case status < 200 && !w.interim:
+		return // RFC 9110, 15.2: HTTP/1.0 would take it for the answer
 	}
 	h := w.Header()
 	if status >= 200 {
