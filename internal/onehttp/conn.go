@@ -20,6 +20,7 @@ const (
 
 	maxChunkLine = 1 << 10
 	maxTrailers  = 2 << 10 // net/http has room for 4 KiB
+	maxExcess    = 8 << 10 // of framing over what it frames; net/http ends at 16 KiB
 )
 
 // notARequest is what net/http gets in place of a head that is refused. It
@@ -41,6 +42,7 @@ type conn struct {
 	pass    int   // buffered bytes that may pass
 	left    int64 // of the body or the chunk
 	trailer int   // bytes of trailers that have passed
+	excess  int64 // of the framing of chunks
 	instead string
 
 	writing sync.Mutex // held while Conn is written
@@ -163,6 +165,11 @@ func (c *conn) look() error {
 		if err != nil || len(size) > 16 {
 			return malformed("a chunk without a size")
 		}
+		// Counted as net/http does, which would blame the handler's reading.
+		c.excess = max(0, c.excess+int64(len(line))-16-2*min(int64(n), maxExcess))
+		if c.excess > maxExcess {
+			return malformed("chunks that are framing above all")
+		}
 		c.left, c.part = int64(n), inChunk
 		if n == 0 {
 			c.trailer, c.part = 0, inTrailers
@@ -229,7 +236,7 @@ func (c *conn) begun(h *Head) {
 	c.pass = h.Size()
 	switch {
 	case h.Length == Chunked:
-		c.part = inSize
+		c.part, c.excess = inSize, 0
 	case h.Length > 0:
 		c.left, c.part = h.Length, inBody
 	}

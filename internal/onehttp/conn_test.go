@@ -167,6 +167,10 @@ func TestStrict(t *testing.T) {
 		{"a long line", "GET /" + strings.Repeat("b", MaxHead), wire.ErrTooLong},
 
 		{"a chunk without a size", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n\r\n" + smuggled, upgraders.ErrSyntax},
+		{"framing above all", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1;"+strings.Repeat("a", 1000)+"\r\nx\r\n", 20) + "0\r\n\r\n", upgraders.ErrSyntax},
+		{"a trailer that is no field", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\nTrailer: a b\r\n\r\n0\r\n\r\n", upgraders.ErrSyntax},
+		{"CONNECT with a path", "CONNECT / HTTP/1.1\r\n" + host + "\r\n", upgraders.ErrSyntax},
+		{"CONNECT with an address", "CONNECT http://www.example.org/ HTTP/1.1\r\nHost: www.example.org\r\n\r\n", upgraders.ErrSyntax},
 		{"a size with a sign", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n", upgraders.ErrSyntax},
 		{"a size with a prefix", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n0x5\r\nhello\r\n0\r\n\r\n", upgraders.ErrSyntax},
 		{"a size with an underscore", "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\n0_5\r\nhello\r\n0\r\n\r\n", upgraders.ErrSyntax},

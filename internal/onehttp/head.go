@@ -203,6 +203,9 @@ func (h *Head) complete() error {
 	case len(hosts) == 1:
 		h.Host = hosts[0]
 	}
+	if slices.ContainsFunc(h.Tokens("trailer"), func(name string) bool { return !isToken(name) }) {
+		return malformed("a Trailer that names no field")
+	}
 	return h.target()
 }
 
@@ -232,6 +235,9 @@ func (h *Head) framing() error {
 
 // target judges the form of the request target (RFC 9112, 3.2).
 func (h *Head) target() error {
+	if h.Method == "CONNECT" { // whatever it names, it asks for a tunnel
+		return malformed("CONNECT")
+	}
 	if h.Target[0] == '/' || h.Target == "*" && h.Method == "OPTIONS" {
 		return nil
 	}
