@@ -281,16 +281,28 @@ func (p *passage) tell(h http.Header, host string) {
 }
 
 // untold reports whether a field is one by which a proxy tells a backend what
-// it knows, and so must not come from a client. A backend that makes variables
-// of fields (CGI, WSGI) cannot tell _ from -, so they are the same here.
+// it knows, and so must not come from a client. Servers that make variables of
+// fields (CGI, WSGI) turn some or all that is no letter or digit into _, so it
+// is all the same here.
 func untold(name string) bool {
-	name = strings.ReplaceAll(strings.ToLower(name), "_", "-")
-	return strings.HasPrefix(name, "x-forwarded") || strings.HasPrefix(name, "proxy") || slices.Contains(clientFacts, name)
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case 'A' <= r && r <= 'Z':
+			return r | 0x20
+		case 'a' <= r && r <= 'z', '0' <= r && r <= '9':
+			return r
+		}
+		return '-'
+	}, name)
+	return slices.ContainsFunc(clientFactsOf, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) || slices.Contains(clientFacts, name)
 }
 
+var clientFactsOf = []string{"x-forwarded", "proxy", "x-ssl", "x-client-cert"}
+
 var clientFacts = []string{
-	"forwarded", "x-real-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip",
-	"x-original-forwarded-for", "x-original-host", "x-host", "x-scheme", "x-url-scheme", "x-ssl", "front-end-https",
+	"forwarded", "client-ip", "x-real-ip", "x-remote-ip", "x-client-ip", "x-cluster-client-ip", "true-client-ip", "cf-connecting-ip", "fastly-client-ip",
+	"x-original-forwarded-for", "x-original-host", "x-host", "x-scheme", "x-url-scheme", "front-end-https",
+	"client-cert", "client-cert-chain", // RFC 9440, 2.4
 	"http2-settings",
 }
 
