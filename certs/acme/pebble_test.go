@@ -349,6 +349,16 @@ func TestBadAuthority(t *testing.T) {
 	})
 }
 
+// Who is on the way to the authority has no say in what is logged and shown.
+func TestStrangersWords(t *testing.T) {
+	names := []string{"a\r\nlevel=INFO msg=forged\x1b[2J", strings.Repeat("x", 1<<17)}
+	err := unreachable(fmt.Errorf("tls: %w", x509.HostnameError{Certificate: &x509.Certificate{DNSNames: names}, Host: "acme.example.org"}))
+	says(t, err, ErrUnreachable, "a  level=INFO msg=forged [2J", "correct the host in the directory's URL")
+	if text := err.Error(); len(text) > 2*maxDetail || strings.ContainsAny(text, "\r\n\x1b") {
+		t.Errorf("%d bytes: %.200q", len(text), text)
+	}
+}
+
 // Whom the directory is to be, is checked.
 func TestDirectoryIsAuthenticated(t *testing.T) {
 	t.Parallel()

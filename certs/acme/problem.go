@@ -192,5 +192,12 @@ func unreachable(err error) error {
 	case errors.As(err, &host):
 		advice = "correct the host in the directory's URL"
 	}
-	return fmt.Errorf("%w: %w: %s", ErrUnreachable, err, advice)
+	return fmt.Errorf("%w: %w: %s", ErrUnreachable, heard{err}, advice)
 }
+
+// A heard error may hold what others said: the names in the certificate of who
+// is on the way, as he likes them.
+type heard struct{ error }
+
+func (e heard) Error() string { return clean(e.error.Error()) }
+func (e heard) Unwrap() error { return e.error }
