@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -124,6 +125,24 @@ func TestRenewTakesLong(t *testing.T) {
 		e := renewOne(t.Context(), src, &config.Config{Gateway: &gateway.Config{}}, func(e renewEvent) { said = append(said, e.Seconds) })
 		if !slices.Equal(said, []int{0, 5, 10}) || e.Seconds != 12 || e.Done == nil || e.Error != "" {
 			t.Errorf("said %v, then %+v", said, e)
+		}
+	})
+}
+
+// Each certificate of a block has the time of an order, however many there are
+// and however long the records of one may take.
+func TestRenewMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := &config.Config{Gateway: &gateway.Config{}}
+		for _, name := range []string{"mail/imap.example.org", "mail/smtp.example.org"} {
+			src := newSlowSource(t, name)
+			src.takes = 125 * time.Minute
+			cfg.Sources = append(cfg.Sources, src)
+		}
+		w := httptest.NewRecorder()
+		renewCerts(w, httptest.NewRequestWithContext(t.Context(), "POST", "/", nil), cfg, "mail")
+		if said := w.Body.String(); strings.Contains(said, "error") || strings.Count(said, `"done":`) != 2 {
+			t.Errorf("%.2000s", said)
 		}
 	})
 }

@@ -26,7 +26,7 @@ const (
 	fromAuthority  = "acme"
 	fromNobodyYet  = "stand-in" // self-signed until the authority has issued one
 	renewPulse     = 5 * time.Second
-	renewPatience  = 10 * time.Minute
+	renewPatience  = 3 * time.Hour // for one; an order whose records take an hour each way has two
 	writeTolerance = 30 * time.Second
 )
 
@@ -242,8 +242,6 @@ func renewCerts(w http.ResponseWriter, r *http.Request, cfg *config.Config, name
 			todo = append(todo, renew)
 		}
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), renewPatience)
-	defer cancel()
 	w.Header().Set("Content-Type", "application/jsonl")
 	out, lines := http.NewResponseController(w), json.NewEncoder(w)
 	say := func(e renewEvent) {
@@ -252,13 +250,15 @@ func renewCerts(w http.ResponseWriter, r *http.Request, cfg *config.Config, name
 		out.Flush()
 	}
 	for _, src := range todo {
-		say(renewOne(ctx, src, cfg, say))
+		say(renewOne(r.Context(), src, cfg, say))
 	}
 }
 
 // renewOne renews a certificate, says now and then that it still does, and
 // returns how it ended.
 func renewOne(ctx context.Context, src renewable, cfg *config.Config, say func(renewEvent)) renewEvent {
+	ctx, cancel := context.WithTimeout(ctx, renewPatience)
+	defer cancel()
 	before, _ := src.Certificate()
 	say(renewEvent{Name: src.Name()})
 	begin := time.Now()
