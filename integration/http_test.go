@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
@@ -211,6 +212,38 @@ backend "gateway" {
 		}
 		g.session("off").is(t, "security", "cleartext", "reason", "tls_required")
 	})
+}
+
+// What a backend says beyond its answer is not passed on, and not logged.
+func TestUnaskedIsNotLogged(t *testing.T) {
+	t.Parallel()
+	const answer = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n"
+	said := make(chan bool, 1)
+	backend := serveStub(t, func(_ *stub, conn net.Conn) {
+		in := bufio.NewReader(conn)
+		if _, err := http.ReadRequest(in); err == nil {
+			io.WriteString(conn, answer+"secret") // to HEAD
+			in.Peek(1)                            // until the gateway has had enough
+			said <- true
+		}
+	})
+	g := serve(t, fmt.Sprintf(`
+listener "http" "unasked" {
+  address = [{{listen "unasked"}}]
+  mode    = "implicit"
+  backend = backend.unasked
+}
+backend "unasked" {
+  servers = [%q]
+}
+`, backend.addr))
+	url := "https://localhost:" + g.port("unasked") + "/"
+	curl(t, "127.0.8.12", "--head", url).ok(t)
+	<-said
+	g.session("127.0.8.12").is(t, "outcome", "ok")
+	if strings.Contains(g.said(), "secret") {
+		t.Errorf("the log has it:\n%s", g.said())
+	}
 }
 
 // A website is a server in the test that tells what it was sent.

@@ -3,8 +3,15 @@
 // themselves. Each command has a file that bears its name.
 package main
 
-import "os"
+import (
+	"io"
+	"log"
+	"os"
+)
 
 func main() {
+	// The client of net/http prints there what a server says unasked, and that
+	// is nobody's to read.
+	log.SetOutput(io.Discard)
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
