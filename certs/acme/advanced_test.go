@@ -742,7 +742,7 @@ func TestWitnessLeavesOneOrder(t *testing.T) {
 	}
 }
 
-// What an authority says in one order is bounded in all, wherever its links
+// W-16: What an authority says in one order is bounded in all, wherever its links
 // lead: acmez would follow these until the time is over, and keep it all.
 func TestLinksInCircles(t *testing.T) {
 	t.Parallel()

@@ -175,7 +175,7 @@ func TestElement(t *testing.T) {
 	}
 }
 
-// A store that hangs holds up no handshake and no request for long, and is said
+// W-19: A store that hangs holds up no handshake and no request for long, and is said
 // to hang.
 func TestStoreHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

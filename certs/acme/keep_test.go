@@ -681,7 +681,7 @@ func TestStoreNearlyFull(t *testing.T) {
 	})
 }
 
-// Nothing is served that clients would refuse. Why is said, the old certificate
+// W-16: Nothing is served that clients would refuse. Why is said, the old certificate
 // stays, and the authority is not made to issue one after the other.
 func TestUnusable(t *testing.T) {
 	other, err := newKey(P256)
@@ -788,7 +788,7 @@ func TestWrongClock(t *testing.T) {
 	})
 }
 
-// Where each certificate is due as soon as it is there, since the clock is days
+// W-17: Where each certificate is due as soon as it is there, since the clock is days
 // ahead, or the authority gives out what has lived before, there are a few
 // orders and not one at each look.
 func TestDueWhenItComes(t *testing.T) {

@@ -349,7 +349,7 @@ func TestBadAuthority(t *testing.T) {
 	})
 }
 
-// Who is on the way to the authority has no say in what is logged and shown.
+// W-18: Who is on the way to the authority has no say in what is logged and shown.
 func TestStrangersWords(t *testing.T) {
 	names := []string{"a\r\nlevel=INFO msg=forged\x1b[2J", strings.Repeat("x", 1<<17)}
 	err := unreachable(fmt.Errorf("tls: %w", x509.HostnameError{Certificate: &x509.Certificate{DNSNames: names}, Host: "acme.example.org"}))

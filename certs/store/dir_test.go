@@ -428,7 +428,7 @@ func TestNoDirectory(t *testing.T) {
 	}
 }
 
-// A file system that hangs, here by a pipe that nobody writes into, holds up
+// W-19: A file system that hangs, here by a pipe that nobody writes into, holds up
 // nobody who has said how long he waits, and what hangs is bounded.
 func TestHangs(t *testing.T) {
 	s, dir := open(t)
