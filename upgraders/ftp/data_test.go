@@ -796,6 +796,22 @@ func TestBackendTLS(t *testing.T) {
 	}
 }
 
+// F-14: a host whose TLS the session has not gone through is not spoken of to
+// the backend, however it is written.
+func TestHost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	open, guarded := *r.listener.Routes[0], *r.listener.Routes[0]
+	open.SNI = []string{"gw.example.org"}
+	guarded.SNI, guarded.TLS = []string{"guarded.example.org"}, &gateway.TLS{ClientAuth: &gateway.ClientAuth{Require: true, CAs: r.ca.roots}}
+	r.listener.Routes = []*gateway.Route{&open, &guarded}
+	r.start()
+	c := r.secured(r.tls(0))
+	c.do("504", "HOST guarded.example.org")
+	c.do("504", "host  Guarded.example.org. ")
+	c.do("200 HOST", "HOST gw.example.org")
+}
+
 // F-13: a hundred sessions at once.
 func TestParallel(t *testing.T) {
 	r := newRig(t)

@@ -30,6 +30,7 @@ func FuzzPassage(f *testing.F) {
 		s := &upgraders.Session{
 			Client: netip.MustParseAddrPort("192.0.2.10:49152"), Local: netip.MustParseAddrPort("192.0.2.1:21"),
 			Listener: &upgraders.Listener{Cleartext: true}, Data: idle{},
+			Suits: func(string) bool { return true },
 		}
 		p := &passage{upgrader: u, session: s, clear: setting&1 != 0, refuseAuth: setting&4 != 0}
 		done := make(chan struct{})

@@ -237,6 +237,12 @@ func (p *passage) answer(verb, argument string) string {
 		return "502 " + verb + " is not available"
 	case "PROXY":
 		return unknown // a backend might believe it from the gateway
+	case "HOST":
+		// RFC 7151, 3.2: a host is one of the backend's. Its route's tls may
+		// ask for a client certificate, and the backend may be the same.
+		if !p.session.Suits(strings.TrimSuffix(strings.TrimSpace(argument), ".")) {
+			return "504 This session is not for that host"
+		}
 	case "USER", "PASS", "ACCT":
 		if p.refuseAuth {
 			return needsTLS
