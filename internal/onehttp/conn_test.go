@@ -211,6 +211,20 @@ func TestStrict(t *testing.T) {
 	}
 }
 
+// What is a Host, and what is none (RFC 3986, 3.2.2; RFC 9110, 7.2).
+func TestHosts(t *testing.T) {
+	for _, good := range []string{"mx.example.org", "MX.example.org.", "mx.example.org:80", "192.0.2.1", "192.0.2.1:8080", "[2001:db8::1]", "[2001:db8::1]:80", "a_b.example.org"} {
+		if !isAuthority(good) {
+			t.Errorf("%q is refused", good)
+		}
+	}
+	for _, bad := range []string{"", ":80", "mx.example.org:", "mx.example.org:http", "mx.example.org:65536", "a b", "a/b", "a@b", "a,b", "é.example.org", "[mx]", "[192.0.2.1]", "[::1", "::1]", "[::1]:", "[::1]1", "[fe80::1%25lo]", "[fe80::1%lo]", "a\tb", "a?b", "a#b"} {
+		if isAuthority(bad) {
+			t.Errorf("%q is taken for a host", bad)
+		}
+	}
+}
+
 // A stream that ends in the middle of a request is none that was whole.
 func TestIncomplete(t *testing.T) {
 	for _, said := range []string{
