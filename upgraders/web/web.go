@@ -64,7 +64,7 @@ const maxRequests = 20
 func serve(ctx context.Context, conn net.Conn, client string, pages http.Handler) error {
 	c := wire.NewConn(conn)
 	for n := 1; ; n++ {
-		c.SetBudget(maxHead, maxFields)
+		c.SetBudget(maxHead, 1) // ReadHead counts the fields
 		if _, err := c.Peek(1); err != nil {
 			if n > 1 {
 				return nil // between two requests a client may leave as it likes
