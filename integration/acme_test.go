@@ -665,6 +665,49 @@ listener "smtp" "more" {
 	}
 }
 
+// A stop ends an order that is under way at once, though a session keeps the
+// gateway up: without listeners its names could not be found, and the authority
+// would count that. Control: the session goes on until it has had its say.
+func TestACMEStopDuringOrder(t *testing.T) {
+	t.Parallel()
+	ca := newIssuer(t, acmetest.Options{})
+	asked, ended := make(chan struct{}, 10), make(chan struct{}, 10)
+	ca.Break(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/finalize-order/") {
+			asked <- struct{}{}
+			io.Copy(io.Discard, r.Body) // else nobody sees the gateway hang up
+			select {
+			case <-r.Context().Done():
+				ended <- struct{}{}
+			case <-time.After(patience):
+			}
+		}
+		return false
+	})
+	gw := ca.launch()
+	select {
+	case <-asked:
+	case <-time.After(patience):
+		t.Fatal("no order was finalized")
+	}
+	c := dial(t, loopback(), gw.addr("mx"))
+	c.reply(220)
+	gw.signal(syscall.SIGTERM)
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("the order goes on")
+	}
+	c.cmd(250, "NOOP")
+	c.cmd(221, "QUIT")
+	if code, err := gw.exit(patience); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	if strings.Contains(gw.said(), "not obtained") {
+		t.Error("an order that was ended counts as a failure")
+	}
+}
+
 // Where each name of a block has a certificate of its own, the commands take the
 // block's name for all and block/name for one, and scripts read of each in JSON.
 func TestACMENames(t *testing.T) {

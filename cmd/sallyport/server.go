@@ -279,12 +279,15 @@ func (s *server) shutdown(signals *signalQueue) error {
 	defer force()
 	done := make(chan error, 1)
 	go func() {
-		err := s.gw.Shutdown(ctx)
+		// An order that is under way ends first: without listeners its names
+		// would not be found here, which authorities count. A record may have
+		// to be taken back.
 		ended := make(chan struct{})
-		go func() { // a record may have to be taken back
+		go func() {
 			s.watcher.Close()
 			close(ended)
 		}()
+		err := s.gw.Shutdown(ctx)
 		select {
 		case <-ended:
 		case <-ctx.Done():
