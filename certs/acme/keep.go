@@ -190,8 +190,7 @@ func (s *Source) advise(cert *tls.Certificate, at time.Time) {
 	}
 }
 
-// Renew has the certificate renewed now, whatever the schedule, unless the
-// authority has said that it is too soon. It keeps the
+// Renew has the certificate renewed now, whatever the schedule. It keeps the
 // key, unless the order wants a new one each time. When another replica is
 // about it, it takes what that obtains.
 func (s *Source) Renew(ctx context.Context) error { return s.try(ctx, true) }
@@ -234,10 +233,6 @@ func (s *Source) try(ctx context.Context, force bool) error {
 	s.mu.Lock()
 	past := s.past
 	s.mu.Unlock()
-	if force && past.Result == result(ErrLimited) && s.authority.now().Before(past.Next) {
-		// Whoever asks again and again only has the authority wait longer.
-		return fmt.Errorf("%w: nothing is asked of it before %s", ErrLimited, past.Next.UTC().Format(time.DateTime+" MST"))
-	}
 	began := s.authority.now()
 	cert, challenge, err := s.obtain(ctx, past.Challenge)
 	if err != nil {

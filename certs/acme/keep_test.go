@@ -1101,33 +1101,6 @@ func TestRenew(t *testing.T) {
 	})
 }
 
-// An authority that wants to be left alone is not asked by Renew either, and then
-// it is.
-func TestRenewTooSoon(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := newHouse(t)
-		s := h.source(mail)
-		defer h.keep(s)()
-		synctest.Wait()
-		h.does(func(context.Context, order) ([][]byte, error) {
-			return nil, fmt.Errorf("%w: %w", ErrLimited, &problem{Type: "urn:ietf:params:acme:error:rateLimited", after: 2 * time.Hour})
-		})
-		for range 3 {
-			if err := s.Renew(t.Context()); !errors.Is(err, ErrLimited) {
-				t.Errorf("renewed, or not for that: %v", err)
-			}
-		}
-		if h.count() != 2 {
-			t.Errorf("%d orders", h.count())
-		}
-		h.does(nil)
-		time.Sleep(3 * time.Hour)
-		if err := s.Renew(t.Context()); err != nil || h.count() != 3 {
-			t.Errorf("%d orders, %v", h.count(), err)
-		}
-	})
-}
-
 // A stop in the middle of an order is prompt, and no failure of anybody.
 func TestStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
