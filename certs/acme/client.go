@@ -11,6 +11,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,18 +32,18 @@ var (
 
 // newClient returns the client that both engines talk to an authority with.
 func newClient(cfg Config) *http.Client {
-	return &http.Client{
-		Transport: &transport{directory: cfg.Directory, timeout: requestTimeout, next: &http.Transport{
-			Proxy:                  http.ProxyFromEnvironment,
-			DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSHandshakeTimeout:    10 * time.Second,
-			TLSClientConfig:        &tls.Config{RootCAs: cfg.CAs, MinVersion: tls.VersionTLS12},
-			MaxResponseHeaderBytes: 64 << 10,
-			MaxIdleConnsPerHost:    2,
-			IdleConnTimeout:        10 * time.Second,
-			ForceAttemptHTTP2:      true,
-		}},
-	}
+	t := &transport{directory: cfg.Directory, next: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		TLSHandshakeTimeout:    10 * time.Second,
+		TLSClientConfig:        &tls.Config{RootCAs: cfg.CAs, MinVersion: tls.VersionTLS12},
+		MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConnsPerHost:    2,
+		IdleConnTimeout:        10 * time.Second,
+		ForceAttemptHTTP2:      true,
+	}}
+	t.timeout.Store(int64(requestTimeout))
+	return &http.Client{Transport: t}
 }
 
 // A transport bounds what an authority can do to us: the whole response is
@@ -50,7 +51,7 @@ func newClient(cfg Config) *http.Client {
 // server says.
 type transport struct {
 	directory string
-	timeout   time.Duration // of a request
+	timeout   atomic.Int64 // of a request, a time.Duration
 	next      http.RoundTripper
 }
 
@@ -66,7 +67,7 @@ func (t *transport) roundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" {
 		return nil, errCleartext
 	}
-	ctx, cancel := context.WithTimeoutCause(req.Context(), t.timeout, errTooSlow)
+	ctx, cancel := context.WithTimeoutCause(req.Context(), time.Duration(t.timeout.Load()), errTooSlow)
 	defer cancel()
 	res, err := t.next.RoundTrip(req.WithContext(ctx))
 	if err == nil {

@@ -314,9 +314,9 @@ func TestBadAuthority(t *testing.T) {
 			t.Run(when+"/"+c.name, func(t *testing.T) {
 				w.Break(c.broken)
 				defer w.Break(nil)
-				transport.timeout = requestTimeout
+				transport.timeout.Store(int64(requestTimeout))
 				if c.name == "slow" {
-					transport.timeout = time.Second
+					transport.timeout.Store(int64(time.Second))
 				}
 				began := time.Now()
 				says(t, s.Renew(t.Context()), c.err, c.parts...)
@@ -337,7 +337,7 @@ func TestBadAuthority(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	})
-	transport.timeout = requestTimeout
+	transport.timeout.Store(int64(requestTimeout))
 	if err := s.Renew(t.Context()); err != nil {
 		t.Fatalf("when it is there: %v", err)
 	}
